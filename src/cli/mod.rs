@@ -1,0 +1,129 @@
+//! The command line: one file a command. Data goes to standard output, everything else to standard error.
+//!
+//! Exit codes: 0 it worked · 1 it failed · 2 the arguments were wrong · 3 a check found something.
+
+mod check;
+mod demo;
+mod gateway;
+mod ingest;
+mod output;
+mod query;
+mod rim;
+mod run;
+mod simulate;
+mod train;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{config::Config, stream::file::PipelineFile, telemetry};
+
+/// What a command came to.
+enum Outcome {
+    Done,
+    /// A check found something; it has been printed.
+    Findings,
+}
+
+/// Stream-processing analytics for Stripe: recurring revenue, churn features, scores and alerts.
+#[derive(Parser)]
+#[command(name = "tributary", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 it worked, 1 it failed, 2 the arguments were wrong, 3 a check found something";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write the events of a made-up Stripe account, as JSON lines
+    Simulate(simulate::Arguments),
+    /// Append Stripe events to the log: JSON lines, a JSON array, or one event
+    Ingest(ingest::Arguments),
+    /// Run the engine
+    Run(run::Arguments),
+    /// Receive Stripe's webhooks into the log
+    Gateway(gateway::Arguments),
+    /// Run a read-only query over every table
+    Query(query::Arguments),
+    /// Check that all pipelines parse, type-check and can be maintained
+    Check(check::Arguments),
+    /// Say how a pipeline is maintained
+    Explain(check::ExplainArguments),
+    /// Train the churn model on the features of a data directory
+    Train(train::Arguments),
+    /// Simulate an account, run everything on it, and show what comes out
+    Demo(demo::Arguments),
+}
+
+/// Where things are.
+#[derive(Args, Clone)]
+struct Place {
+    /// Directory of the log, the tables, the models and the outbox
+    #[arg(long, default_value = "tributary-data")]
+    data_dir: PathBuf,
+    /// Configuration file; `tributary.toml` here or in the data directory if not given
+    #[arg(long)]
+    config: Option<PathBuf>,
+}
+
+impl Place {
+    fn config(&self) -> miette::Result<Config> {
+        Config::load(self.config.as_deref(), &self.data_dir).map_err(rim::report)
+    }
+}
+
+/// The pipelines that come with the program.
+const SHIPPED: [(&str, &str); 3] = [
+    ("churn_features.sql", include_str!("../../pipelines/churn_features.sql")),
+    ("expansion_events.sql", include_str!("../../pipelines/expansion_events.sql")),
+    ("mrr_daily.sql", include_str!("../../pipelines/mrr_daily.sql")),
+];
+
+/// The directory of pipelines in the working directory.
+const PIPELINES: &str = "pipelines";
+
+/// The pipelines of the configured directory, of `pipelines/`, or those that come with the program.
+fn pipelines(config: &Config) -> miette::Result<Vec<PipelineFile>> {
+    let here = PathBuf::from(PIPELINES);
+    let dir = config.pipelines.dir.clone().or_else(|| here.is_dir().then_some(here));
+    match dir {
+        Some(dir) => Ok(PipelineFile::load_dir(&dir)?),
+        None => SHIPPED
+            .into_iter()
+            .map(|(name, text)| {
+                PipelineFile::parse(&PathBuf::from(PIPELINES).join(name), text.to_owned())
+                    .map_err(|error| miette::Report::new(*error))
+            })
+            .collect(),
+    }
+}
+
+/// Runs the command that the arguments name.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::init();
+    let outcome = match cli.command {
+        Command::Simulate(arguments) => simulate::run(&arguments),
+        Command::Ingest(arguments) => rim::block_on(ingest::run(arguments)),
+        Command::Run(arguments) => rim::block_on(run::run(arguments)),
+        Command::Gateway(arguments) => rim::block_on(gateway::run(arguments)),
+        Command::Query(arguments) => rim::block_on(query::run(arguments)),
+        Command::Check(arguments) => rim::block_on(check::run(arguments)),
+        Command::Explain(arguments) => rim::block_on(check::explain(arguments)),
+        Command::Train(arguments) => rim::block_on(train::run(arguments)),
+        Command::Demo(arguments) => rim::block_on(demo::run(arguments)),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Findings) => ExitCode::from(3),
+        Err(report) if rim::is_broken_pipe(&report) => ExitCode::SUCCESS,
+        Err(report) => {
+            eprintln!("{report:?}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Rows on standard output: a table for people, JSON lines or CSV for programs.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{ArrayRef, RecordBatch, StringArray},
+    csv, json,
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    util::{
+        display::{ArrayFormatter, FormatOptions},
+        pretty::pretty_format_batches_with_options,
+    },
+};
+use clap::ValueEnum;
+use miette::IntoDiagnostic;
+
+/// How rows are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(super) enum Output {
+    /// A table for people
+    Table,
+    /// One JSON object a line
+    Json,
+    /// With a line of column names
+    Csv,
+}
+
+/// Instants as in PostgreSQL.
+fn format() -> FormatOptions<'static> {
+    FormatOptions::default().with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f%:z"))
+}
+
+/// Writes all rows.
+pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output) -> miette::Result<()> {
+    let mut out = io::stdout().lock();
+    match output {
+        Output::Table => {
+            let batches = if batches.is_empty() { vec![RecordBatch::new_empty(Arc::clone(schema))] } else { batches.to_vec() };
+            let table = pretty_format_batches_with_options(&batches, &format()).into_diagnostic()?;
+            writeln!(out, "{table}").into_diagnostic()?;
+        }
+        Output::Json => {
+            let mut writer = json::LineDelimitedWriter::new(&mut out);
+            for batch in batches {
+                writer.write(&exact(batch)?).into_diagnostic()?;
+            }
+            writer.finish().into_diagnostic()?;
+        }
+        Output::Csv => {
+            let mut writer = csv::WriterBuilder::new().with_header(true).build(&mut out);
+            if batches.is_empty() {
+                writer.write(&flat(&RecordBatch::new_empty(Arc::clone(schema)))?).into_diagnostic()?;
+            }
+            for batch in batches {
+                writer.write(&flat(batch)?).into_diagnostic()?;
+            }
+        }
+    }
+    out.flush().into_diagnostic()
+}
+
+/// Decimals as texts: no reader of JSON then turns money into floats.
+fn exact(batch: &RecordBatch) -> miette::Result<RecordBatch> {
+    as_text(batch, |data_type| matches!(data_type, DataType::Decimal128(..) | DataType::Decimal256(..)))
+}
+
+/// Lists as texts: CSV has no lists.
+fn flat(batch: &RecordBatch) -> miette::Result<RecordBatch> {
+    as_text(batch, DataType::is_nested)
+}
+
+fn as_text(batch: &RecordBatch, which: impl Fn(&DataType) -> bool) -> miette::Result<RecordBatch> {
+    let mut fields = Vec::new();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    let format = format();
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if !which(field.data_type()) {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        }
+        let formatter = ArrayFormatter::try_new(column, &format).into_diagnostic()?;
+        let texts: StringArray =
+            (0..batch.num_rows()).map(|row| (!column.is_null(row)).then(|| formatter.value(row).to_string())).collect();
+        fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+        columns.push(Arc::new(texts));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).into_diagnostic()
+}

@@ -1,0 +1,82 @@
+//! Where the outside world comes in: the clock, randomness, the runtime, signals.
+
+use std::{error::Error as StdError, io, sync::Arc, time::SystemTime};
+
+use miette::{Diagnostic, IntoDiagnostic, Report};
+use tokio::sync::watch;
+
+use crate::{act, stripe, time::EventTime};
+
+/// The system's clock.
+#[allow(clippy::disallowed_methods, reason = "the rim is where the real clock is read")]
+pub(super) fn now() -> EventTime {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    EventTime::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The system's clock, to be passed in.
+pub(super) fn clock() -> act::Clock {
+    Arc::new(now)
+}
+
+/// Randomness for spreading retries out.
+pub(super) fn jitter() -> act::Jitter {
+    Arc::new(|| rand::random_range(0.0..1.0))
+}
+
+/// A random text, another one each time.
+pub(super) fn nonce() -> String {
+    hex::encode(rand::random::<[u8; 16]>())
+}
+
+/// The door into the log.
+pub(super) fn admission(account: stripe::ids::AccountId) -> miette::Result<stripe::admission::Admission> {
+    let redactor = stripe::redaction::Redactor::builtin().map_err(report)?;
+    Ok(stripe::admission::Admission::new(redactor, account))
+}
+
+/// Any error as a report.
+pub(super) fn report(error: impl StdError + Send + Sync + 'static) -> Report {
+    Err::<(), _>(error).into_diagnostic().err().unwrap_or_else(|| miette::miette!("unknown error"))
+}
+
+/// An error of the engine as a report; a mistake in a pipeline's file keeps its place.
+pub(super) fn engine_report(error: crate::engine::Error) -> Report {
+    match error {
+        crate::engine::Error::Pipeline(file) => Report::new(*file),
+        other => report(other),
+    }
+}
+
+/// A mistake in a pipeline's file as a report.
+pub(super) fn file_report<E: Diagnostic + Send + Sync + 'static>(error: Box<E>) -> Report {
+    Report::new(*error)
+}
+
+/// Whether the reader of our output went away, which is no failure.
+pub(super) fn is_broken_pipe(report: &Report) -> bool {
+    report.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+/// Runs a command's future to its end.
+pub(super) fn block_on<T>(future: impl Future<Output = miette::Result<T>>) -> miette::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().into_diagnostic()?;
+    runtime.block_on(future)
+}
+
+/// Becomes true at the first Ctrl-C or SIGTERM.
+pub(super) fn stop_signal() -> miette::Result<watch::Receiver<bool>> {
+    let (stop, stopped) = watch::channel(false);
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).into_diagnostic()?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.send_replace(true);
+    });
+    Ok(stopped)
+}

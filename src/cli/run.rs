@@ -1,0 +1,106 @@
+//! `tributary run`
+
+use std::{env, sync::Arc, time::Duration};
+
+use clap::Args;
+
+use super::{Outcome, Place, gateway, pipelines, rim};
+use crate::{
+    act,
+    config::{Config, POSTGRES_PASSWORD},
+    engine::{Engine, Options, Progress},
+    log::{self, EventLog},
+    serve::{Catalog, Password, Secret, postgres},
+    stream::calendar,
+};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// Read the log to its end, commit and exit
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
+    let config = arguments.place.config()?;
+    let log = log::open(&config.log(&arguments.place.data_dir).map_err(rim::report)?).await.map_err(rim::report)?;
+    let mut engine = open_engine(&config, &arguments.place, Arc::clone(&log)).await?;
+    if arguments.once {
+        let progress = engine.drain().await.map_err(rim::engine_report)?;
+        engine.close().await;
+        eprintln!("{}", said(&progress));
+        return Ok(Outcome::Done);
+    }
+    let stop = rim::stop_signal()?;
+    let postgres = serve(&config, &arguments.place, &engine).await?;
+    let gateway = match config.gateway.listen {
+        Some(listen) => Some(gateway::start(&config, listen, log).await?),
+        None => None,
+    };
+    let outcome = engine.run(stop).await.map_err(rim::engine_report);
+    if let Some(gateway) = gateway {
+        gateway.shutdown().await;
+    }
+    postgres.shutdown().await;
+    outcome.map(|()| Outcome::Done)
+}
+
+/// What the engine has done, in a line.
+pub(super) fn said(progress: &Progress) -> String {
+    let Progress { records, rejected, duplicates, late, checkpoints, .. } = progress;
+    format!(
+        "{records} records read: {duplicates} duplicates, {rejected} rejected, {late} late; {checkpoints} checkpoints"
+    )
+}
+
+/// Opens the engine of a data directory as configured.
+pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn EventLog>) -> miette::Result<Engine> {
+    let options = Options {
+        data_dir: place.data_dir.clone(),
+        account: config.account(),
+        rules: config.rules().map_err(rim::report)?,
+        pipelines: pipelines(config)?,
+        parameters: config.parameters.clone(),
+        settings: config.settings(),
+        zone: config.zone().map_err(rim::report)?,
+        allowed_lateness: Duration::from_secs(config.engine.allowed_lateness_seconds),
+        checkpoint_interval: Duration::from_secs(config.engine.checkpoint_seconds),
+    };
+    let (rules, webhooks) = config.alerts().map_err(rim::report)?;
+    let alerts = if rules.is_empty() {
+        None
+    } else {
+        let options = act::Options::new(&place.data_dir, rules, webhooks);
+        Some(act::start(options, rim::clock(), rim::jitter()).await.map_err(rim::report)?)
+    };
+    Engine::open(options, log, alerts, rim::clock(), rim::nonce()).await.map_err(rim::engine_report)
+}
+
+/// Starts PostgreSQL over the engine's tables.
+pub(super) async fn serve(config: &Config, place: &Place, engine: &Engine) -> miette::Result<postgres::Handle> {
+    let tables = engine.user_tables().map_err(rim::engine_report)?;
+    let catalog = Catalog::new(tables, vec![calendar::local_date()]).await.map_err(rim::report)?;
+    let configured = env::var(POSTGRES_PASSWORD).ok().map(Secret::new);
+    let password = Password::load_or_create(&place.data_dir, configured, rand::random()).map_err(rim::report)?;
+    let options = postgres::Options::new(
+        config.serve.listen,
+        config.serve.user.clone(),
+        password.secret().clone(),
+        rand::random(),
+    );
+    let handle = postgres::start(options, Arc::new(catalog)).await.map_err(rim::report)?;
+    let address = handle.local_addr();
+    let user = &config.serve.user;
+    let stored = match password {
+        Password::Configured(_) => format!("from {POSTGRES_PASSWORD}"),
+        Password::Stored(_) => format!("in {}", place.data_dir.join(crate::serve::password::PASSWORD_FILE).display()),
+    };
+    eprintln!(
+        "PostgreSQL: psql \"host={} port={} user={user} dbname=tributary\" (password {stored})",
+        address.ip(),
+        address.port()
+    );
+    Ok(handle)
+}

@@ -1,0 +1,397 @@
+//! `tributary.toml`, the environment and flags, put together and checked once.
+//!
+//! Settings come from the file, then `TRIBUTARY_…` variables (`TRIBUTARY_SERVE__LISTEN` is `serve.listen`), then
+//! flags. Secrets come from the environment or are named by it; they never stand in the file.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use chrono_tz::Tz;
+use figment::{
+    Figment,
+    providers::{Env, Format, Toml},
+};
+use serde::Deserialize;
+
+use crate::{
+    act::{
+        rules::{MinAmount, Relation, Rule},
+        webhook::{self, SigningSecret},
+    },
+    ledger::{Profile, Rules},
+    log::{self, kafka},
+    stripe::{ids::AccountId, signature},
+};
+
+/// The file's name in the working directory and in the data directory.
+pub const FILE: &str = "tributary.toml";
+/// The variable with the secret of Stripe's webhook endpoint; several, separated by commas, while it is rolled.
+pub const WEBHOOK_SECRET: &str = "TRIBUTARY_WEBHOOK_SECRET";
+/// The variable with the password of the PostgreSQL port.
+pub const POSTGRES_PASSWORD: &str = "TRIBUTARY_POSTGRES_PASSWORD";
+
+/// A mistake in the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file or a variable does not parse.
+    #[error("the configuration is not right: {0}")]
+    Parse(Box<figment::Error>),
+    /// A value is not possible.
+    #[error("the setting {setting} is not right: {problem}")]
+    Value {
+        /// Which.
+        setting: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A secret is missing.
+    #[error("the environment variable {variable} is not set; {purpose}")]
+    Secret {
+        /// Which.
+        variable: String,
+        /// What it is for.
+        purpose: String,
+    },
+}
+
+/// All settings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The merchant.
+    pub merchant: Merchant,
+    /// The event log.
+    pub log: Log,
+    /// The engine.
+    pub engine: Engine,
+    /// The rules of recurring revenue.
+    pub revenue: Revenue,
+    /// Where pipelines are.
+    pub pipelines: Pipelines,
+    /// Parameters of pipelines: `[parameters.expansion_events] min_amount = "50"`.
+    pub parameters: BTreeMap<String, BTreeMap<String, String>>,
+    /// The webhook receiver.
+    pub gateway: Gateway,
+    /// The PostgreSQL port.
+    pub serve: Serve,
+    /// Receivers of alerts, by name.
+    pub webhooks: BTreeMap<String, Webhook>,
+    /// Alert rules, by name.
+    pub alerts: BTreeMap<String, Alert>,
+}
+
+/// `[merchant]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Merchant {
+    /// The name under which events without an account are kept: the account's own.
+    pub account: String,
+    /// The IANA zone in which the merchant's days begin and end.
+    pub zone: String,
+}
+
+impl Default for Merchant {
+    fn default() -> Self {
+        Self { account: "self".to_owned(), zone: "UTC".to_owned() }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `embedded` or `kafka`.
+    pub transport: Transport,
+    /// Partitions, when the log is created.
+    pub partitions: u32,
+    /// Kafka: `host:port,…`
+    pub brokers: String,
+    /// Kafka: the topic.
+    pub topic: String,
+    /// Kafka: whether a missing topic is created.
+    pub create_topic: bool,
+    /// Kafka: replicas, when the topic is created; the brokers' own default if not set.
+    pub replication: Option<u16>,
+    /// Kafka: properties of librdkafka, such as `security.protocol`; a value `env:NAME` is read from the environment.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            transport: Transport::Embedded,
+            partitions: 4,
+            brokers: String::new(),
+            topic: "stripe.events".to_owned(),
+            create_topic: true,
+            replication: None,
+            properties: BTreeMap::new(),
+        }
+    }
+}
+
+/// How events get to the engine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// A file in the data directory.
+    Embedded,
+    /// Apache Kafka.
+    Kafka,
+}
+
+/// `[engine]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Seconds between two checkpoints while there is no backlog.
+    pub checkpoint_seconds: u64,
+    /// Seconds the watermark waits for late events before a day is final.
+    pub allowed_lateness_seconds: u64,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        // Stripe retries a webhook for three days.
+        Self { checkpoint_seconds: 2, allowed_lateness_seconds: 3 * 86_400 }
+    }
+}
+
+/// `[revenue]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Revenue {
+    /// The profile of rules: `stripe`, `chartmogul` or `profitwell`.
+    pub profile: String,
+}
+
+impl Default for Revenue {
+    fn default() -> Self {
+        Self { profile: "stripe".to_owned() }
+    }
+}
+
+/// `[pipelines]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Pipelines {
+    /// The directory with `*.sql`; `pipelines` in the working directory if there is one, else those that come with
+    /// the program.
+    pub dir: Option<PathBuf>,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gateway {
+    /// Where `run` listens for webhooks; it does not when this is not set.
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[serve]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Serve {
+    /// Where PostgreSQL listens: a loopback address.
+    pub listen: SocketAddr,
+    /// The user's name.
+    pub user: String,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 5433)), user: "tributary".to_owned() }
+    }
+}
+
+/// `[webhooks.<name>]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhook {
+    /// Where to post.
+    pub url: String,
+    /// The variable with the signing secret (`whsec_…`); several, separated by commas, while it is rolled.
+    pub secret_env: String,
+    /// Whether plain http and private addresses are meant.
+    #[serde(default)]
+    pub allow_private: bool,
+}
+
+/// `[alerts.<name>]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alert {
+    /// From which growth of MRR on: `"100"`, or by currency `{ usd = "100", jpy = "15000" }`.
+    pub min_amount: MinAmount,
+    /// Names under `[webhooks]`.
+    pub webhooks: Vec<String>,
+    /// Hours after which an expansion is too old to alert.
+    #[serde(default = "default_max_age_hours")]
+    pub max_age_hours: u64,
+    /// Whether Stripe's test mode alerts too.
+    #[serde(default)]
+    pub test_mode: bool,
+}
+
+/// Stripe retries a webhook for three days: what comes later is a backfill.
+fn default_max_age_hours() -> u64 {
+    72
+}
+
+impl Config {
+    /// Reads `file`, or `tributary.toml` in the working directory or else in `data_dir`, and the environment.
+    ///
+    /// # Errors
+    /// [`Error::Parse`]; a `file` that was named must exist.
+    pub fn load(file: Option<&Path>, data_dir: &Path) -> Result<Self, Error> {
+        let toml = match file {
+            Some(path) => Toml::file_exact(path),
+            None if Path::new(FILE).exists() => Toml::file_exact(FILE),
+            None => Toml::file_exact(data_dir.join(FILE)),
+        };
+        let figment = match file {
+            None if !Path::new(FILE).exists() && !data_dir.join(FILE).exists() => Figment::new(),
+            _ => Figment::from(toml),
+        };
+        let sections = ["merchant", "log", "engine", "revenue", "pipelines", "gateway", "serve"];
+        let variables = Env::prefixed("TRIBUTARY_")
+            .filter(move |key| sections.iter().any(|section| key.starts_with(&format!("{section}__"))))
+            .split("__");
+        figment.merge(variables).extract().map_err(|error| Error::Parse(Box::new(error)))
+    }
+
+    /// The merchant's zone.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when it is no IANA zone.
+    pub fn zone(&self) -> Result<Tz, Error> {
+        let problem = || format!("`{}` is not an IANA time zone, such as Europe/Berlin", self.merchant.zone);
+        self.merchant.zone.parse().map_err(|_| value("merchant.zone", problem()))
+    }
+
+    /// The merchant's account.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        self.merchant.account.as_str().into()
+    }
+
+    /// The rules of recurring revenue.
+    ///
+    /// # Errors
+    /// [`Error::Value`] when there is no such profile.
+    pub fn rules(&self) -> Result<Rules, Error> {
+        let profile = match self.revenue.profile.as_str() {
+            "stripe" => Profile::Stripe,
+            "chartmogul" => Profile::Chartmogul,
+            "profitwell" => Profile::Profitwell,
+            other => {
+                let problem = format!("`{other}` is none of stripe, chartmogul, profitwell");
+                return Err(value("revenue.profile", problem));
+            }
+        };
+        Ok(Rules::of(profile))
+    }
+
+    /// The settings that parameters of pipelines can refer to.
+    #[must_use]
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("merchant.zone".to_owned(), self.merchant.zone.clone())])
+    }
+
+    /// The event log.
+    ///
+    /// # Errors
+    /// [`Error::Value`] and [`Error::Secret`].
+    pub fn log(&self, data_dir: &Path) -> Result<log::Options, Error> {
+        if !(1..=1024).contains(&self.log.partitions) {
+            return Err(value("log.partitions", "must be between 1 and 1024".to_owned()));
+        }
+        Ok(match self.log.transport {
+            Transport::Embedded => {
+                log::Options::Embedded { dir: data_dir.join("log"), partitions: self.log.partitions }
+            }
+            Transport::Kafka => {
+                if self.log.brokers.is_empty() {
+                    return Err(value("log.brokers", "must name a broker, such as kafka:9092".to_owned()));
+                }
+                let properties = self.log.properties.iter().map(|(name, text)| {
+                    let text = match text.strip_prefix("env:") {
+                        Some(variable) => secret(variable, &format!("log.properties.{name} is read from it"))?,
+                        None => text.clone(),
+                    };
+                    Ok((name.clone(), text))
+                });
+                log::Options::Kafka(kafka::Options {
+                    brokers: self.log.brokers.clone(),
+                    topic: self.log.topic.clone(),
+                    partitions: self.log.partitions,
+                    replication: self.log.replication,
+                    create: self.log.create_topic,
+                    properties: properties.collect::<Result<_, Error>>()?,
+                })
+            }
+        })
+    }
+
+    /// The secrets that Stripe's signatures are verified with.
+    ///
+    /// # Errors
+    /// [`Error::Secret`] when there is none.
+    pub fn webhook_secrets(&self) -> Result<Vec<signature::Secret>, Error> {
+        let text = secret(WEBHOOK_SECRET, "set it to the signing secret (whsec_…) of your endpoint in Stripe")?;
+        Ok(text.split(',').map(|secret| signature::Secret::new(secret.trim())).collect())
+    }
+
+    /// Alert rules and the webhooks they tell.
+    ///
+    /// # Errors
+    /// [`Error::Value`] and [`Error::Secret`].
+    pub fn alerts(&self) -> Result<(Vec<Rule>, Vec<webhook::Options>), Error> {
+        let rules = self.alerts.iter().map(|(name, alert)| {
+            if let Some(unknown) = alert.webhooks.iter().find(|webhook| !self.webhooks.contains_key(*webhook)) {
+                let problem = format!("there is no [webhooks.{unknown}]");
+                return Err(value(&format!("alerts.{name}.webhooks"), problem));
+            }
+            Ok(Rule {
+                name: name.clone(),
+                relation: Relation::ExpansionEvents,
+                min_amount: alert.min_amount.clone(),
+                webhooks: alert.webhooks.clone(),
+                max_age: Duration::from_secs(alert.max_age_hours * 3600),
+                test_mode: alert.test_mode,
+            })
+        });
+        let rules = rules.collect::<Result<Vec<_>, _>>()?;
+        let used: BTreeSet<&String> = rules.iter().flat_map(|rule| &rule.webhooks).collect();
+        let webhooks = self.webhooks.iter().filter(|(name, _)| used.contains(name)).map(|(name, webhook)| {
+            let text = secret(&webhook.secret_env, &format!("[webhooks.{name}] signs with it"))?;
+            let secrets = text.split(',').map(|text| {
+                SigningSecret::parse(text.trim()).map_err(|problem| value(&webhook.secret_env, problem.to_owned()))
+            });
+            Ok(webhook::Options {
+                name: name.clone(),
+                url: webhook.url.clone(),
+                secrets: secrets.collect::<Result<_, Error>>()?,
+                allow_private: webhook.allow_private,
+            })
+        });
+        let webhooks = webhooks.collect::<Result<Vec<_>, _>>()?;
+        Ok((rules, webhooks))
+    }
+}
+
+fn value(setting: &str, problem: String) -> Error {
+    Error::Value { setting: setting.to_owned(), problem }
+}
+
+fn secret(variable: &str, purpose: &str) -> Result<String, Error> {
+    match env::var(variable) {
+        Ok(text) if !text.trim().is_empty() => Ok(text),
+        _ => Err(Error::Secret { variable: variable.to_owned(), purpose: purpose.to_owned() }),
+    }
+}

@@ -1,0 +1,196 @@
+//! Making the epochs since the last checkpoint durable: stage, decide, apply, publish; then alert.
+
+use std::{collections::BTreeMap, io::Cursor};
+
+use arrow::{
+    array::RecordBatch,
+    ipc::{reader::StreamReader, writer::StreamWriter},
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{CHECKPOINTS_A_MAINTENANCE, Engine, Error, store::Store, watermark::Watermark};
+use crate::{
+    ledger::{BUCKETS, Ledger, Rules},
+    sink::{apply, commits},
+    stream::{
+        checkpoint::{BlobRef, Checkpoints, Manifest},
+        pipeline::Pipeline,
+    },
+};
+
+/// Ledger buckets in one state file: few enough files to sync, small enough ones to write when little changed.
+const BUCKETS_A_FILE: usize = 16;
+
+/// What the engine itself remembers.
+#[derive(Serialize, Deserialize)]
+pub(super) struct EngineState {
+    pub(super) watermark: Watermark,
+}
+
+/// The name of a pipeline's state.
+pub(super) fn pipeline_state(name: &str) -> String {
+    format!("pipeline-{name}")
+}
+
+impl Engine {
+    /// Takes a checkpoint, if anything is new since the last one.
+    pub(super) async fn checkpoint(&mut self) -> Result<(), Error> {
+        let marks = self.store.marks();
+        let tables = self.store.work(&self.checkpoints).await?;
+        let latest = self.checkpoints.latest();
+        let number = self.checkpoints.next_number();
+        let idle = latest.is_some_and(|manifest| manifest.offsets == self.offsets)
+            && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
+        if idle {
+            return Ok(());
+        }
+        self.save_state().await?;
+        let lateness = i64::try_from(self.options.allowed_lateness.as_micros()).unwrap_or(i64::MAX);
+        let manifest = Manifest {
+            number,
+            generation: 0,
+            nonce: String::new(),
+            log_identity: self.log_identity.clone(),
+            offsets: self.offsets.clone(),
+            watermark: self.watermark.at(&self.offsets, &self.ends, lateness),
+            committed_at: (self.clock)(),
+            fingerprints: self.fingerprints(),
+            state: self.saved_state.clone(),
+            tables,
+        };
+        self.checkpoints.decide(manifest).await?;
+        self.waiting_bytes = 0;
+        self.apply_newest().await?;
+        self.store.committed(&marks)?;
+        self.progress.checkpoints += 1;
+        self.watch.send_replace(self.progress);
+        self.offer_alerts().await?;
+        self.checkpoints.prune().await?;
+        if self.progress.checkpoints % CHECKPOINTS_A_MAINTENANCE == 0 {
+            self.maintain().await?;
+        }
+        Ok(())
+    }
+
+    /// Brings Delta to the newest manifest and publishes which versions belong together.
+    pub(super) async fn apply_newest(&mut self) -> Result<(), Error> {
+        if let Some(manifest) = self.checkpoints.latest() {
+            apply::apply(&self.checkpoints, manifest, self.store.delta.values_mut()).await?;
+            commits::publish(&mut self.commits, manifest, &self.store.delta).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn offer_alerts(&mut self) -> Result<(), Error> {
+        let changes = self.pending_alerts.take();
+        if let Some(alerts) = &self.alerts
+            && !changes.is_empty()
+        {
+            self.checkpoints.check_generation().await?;
+            alerts.offer(changes).await?;
+        }
+        Ok(())
+    }
+
+    async fn maintain(&mut self) -> Result<(), Error> {
+        self.checkpoints.check_generation().await?;
+        if let Some(manifest) = self.checkpoints.latest() {
+            for (name, table) in &mut self.store.delta {
+                table.maintain(&Store::staged_files(manifest, name)).await?;
+            }
+        }
+        self.store.committed(&BTreeMap::new())
+    }
+
+    /// What the next start compares with: the rules, and each pipeline that is whole.
+    fn fingerprints(&self) -> BTreeMap<String, String> {
+        let pipelines = self.pipelines.iter().filter(|running| !running.failed);
+        pipelines
+            .map(|running| (running.pipeline.name().to_owned(), running.pipeline.fingerprint().to_owned()))
+            .chain([(super::LEDGER_FINGERPRINT.to_owned(), rules_fingerprint(&self.options.rules))])
+            .collect()
+    }
+
+    async fn save_state(&mut self) -> Result<(), Error> {
+        let dirty = self.ledger.dirty_buckets();
+        for file in 0..BUCKETS / BUCKETS_A_FILE {
+            let buckets = file * BUCKETS_A_FILE..(file + 1) * BUCKETS_A_FILE;
+            if !dirty.iter().any(|bucket| buckets.contains(&usize::from(*bucket))) {
+                continue;
+            }
+            let encoded: Vec<(u8, Vec<u8>)> = buckets
+                .filter_map(|bucket| u8::try_from(bucket).ok())
+                .map(|bucket| Ok((bucket, self.ledger.encode_bucket(bucket)?)))
+                .collect::<Result<_, Error>>()?;
+            let bytes = postcard::to_stdvec(&encoded).map_err(|e| Error::Internal(e.to_string()))?;
+            self.save(format!("ledger-{file:02}"), bytes.into()).await?;
+        }
+        if self.ledger.catalogue_dirty() {
+            let bytes = self.ledger.encode_catalogue()?;
+            self.save("catalogue".to_owned(), bytes.into()).await?;
+        }
+        self.ledger.clear_dirty();
+        for i in 0..self.pipelines.len() {
+            let pipeline = &self.pipelines[i].pipeline;
+            if let Some(state) = pipeline.save().map_err(|error| failed(pipeline, error))? {
+                let name = pipeline_state(pipeline.name());
+                self.save(name, to_ipc(&state)?).await?;
+            }
+        }
+        let state = EngineState { watermark: self.watermark.clone() };
+        let bytes = serde_json::to_vec(&state).map_err(|e| Error::Internal(e.to_string()))?;
+        self.save("engine".to_owned(), bytes.into()).await
+    }
+
+    async fn save(&mut self, name: String, bytes: Bytes) -> Result<(), Error> {
+        let blob = self.checkpoints.put_blob(&name, bytes).await?;
+        self.saved_state.insert(name, blob);
+        Ok(())
+    }
+}
+
+/// Changes whenever the rules would count otherwise.
+pub(super) fn rules_fingerprint(rules: &Rules) -> String {
+    hex::encode(&Sha256::digest(format!("{rules:?}"))[..16])
+}
+
+/// Puts the ledger back as it was when `state` was saved.
+pub(super) async fn restore_ledger(
+    ledger: &mut Ledger,
+    checkpoints: &Checkpoints,
+    state: &BTreeMap<String, BlobRef>,
+) -> Result<(), Error> {
+    if let Some(blob) = state.get("catalogue") {
+        ledger.restore_catalogue(&checkpoints.read_blob(blob).await?)?;
+    }
+    for (name, blob) in state {
+        if name.starts_with("ledger-") {
+            let bytes = checkpoints.read_blob(blob).await?;
+            let buckets: Vec<(u8, Vec<u8>)> =
+                postcard::from_bytes(&bytes).map_err(|e| Error::Internal(format!("{name}: {e}")))?;
+            for (bucket, bytes) in buckets {
+                ledger.restore_bucket(bucket, &bytes)?;
+            }
+        }
+    }
+    ledger.clear_dirty();
+    Ok(())
+}
+
+pub(super) fn failed(pipeline: &Pipeline, source: crate::stream::Error) -> Error {
+    Error::PipelineFailed { name: pipeline.name().to_owned(), source }
+}
+
+fn to_ipc(batch: &RecordBatch) -> Result<Bytes, Error> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
+    writer.write(batch)?;
+    Ok(writer.into_inner()?.into())
+}
+
+/// The batches of an IPC stream.
+pub(super) fn from_ipc(bytes: Bytes) -> Result<Vec<RecordBatch>, Error> {
+    Ok(StreamReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?)
+}
+

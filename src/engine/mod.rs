@@ -1,0 +1,491 @@
+//! The engine: reads the log epoch by epoch and keeps every table true.
+//!
+//! It composes the other rooms and decides nothing of its own: decode ▸ ledger ▸ pipelines ▸ score, then publish.
+//! Rows are visible to readers when their epoch is done; a checkpoint makes them durable. After a crash everything
+//! goes on from the newest checkpoint, and ends in the same tables.
+
+mod alerts;
+mod checkpoint;
+mod decode;
+mod readers;
+mod recovery;
+mod scoring;
+mod store;
+mod watermark;
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arrow::array::RecordBatch;
+use chrono_tz::Tz;
+use datafusion::prelude::SessionContext;
+use tokio::sync::watch;
+
+pub use self::{
+    readers::committed_tables,
+    recovery::relations,
+    scoring::{FEATURES, MODEL, feature_names},
+};
+use self::{
+    alerts::{EXPANSIONS, PendingAlerts},
+    decode::{Decoded, decode},
+    readers::with_is_final,
+    scoring::{SCORES, Scorer},
+    store::Store,
+    watermark::Watermark,
+};
+use crate::{
+    act,
+    ledger::{Arrival, Ledger, Rules, rows::Delta},
+    log::{EventLog, Record},
+    serve::UserTable,
+    sink,
+    stream::{
+        self,
+        checkpoint::Checkpoints,
+        file::PipelineFile,
+        pipeline::{Pipeline, RowDelta},
+    },
+    stripe::{counts::UnknownCounts, ids::AccountId, types::Scope},
+    tables::{self, rows},
+    time::EventTime,
+};
+
+/// Where checkpoints live in a data directory.
+const CHECKPOINT_DIR: &str = "engine";
+/// Where Delta tables live in a data directory.
+pub const TABLE_DIR: &str = "tables";
+/// The name under which a manifest keeps the fingerprint of the ledger's rules; no pipeline can have it.
+const LEDGER_FINGERPRINT: &str = "(ledger)";
+
+/// Records of one epoch when there is a backlog: large enough that the fixed cost of an epoch is small beside them.
+pub const MAX_RECORDS_AN_EPOCH: usize = 20_000;
+
+/// How long an epoch waits for its first record.
+const LINGER: Duration = Duration::from_millis(25);
+
+/// Memory of the rows since the last checkpoint at which the next one is taken, whatever the time.
+const CHECKPOINT_BYTES: usize = 256 * 1024 * 1024;
+
+/// Rows that readers see and Delta does not have, at which a checkpoint is taken: what a query can overlay quickly.
+const CHECKPOINT_ROWS: usize = crate::serve::view::HOT_ROWS_LIMIT;
+
+/// Checkpoints between two maintenances of the tables.
+const CHECKPOINTS_A_MAINTENANCE: u64 = 50;
+
+/// What can stop the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// See [`crate::log::Error`].
+    #[error(transparent)]
+    Log(#[from] crate::log::Error),
+    /// See [`crate::ledger::Error`].
+    #[error(transparent)]
+    Ledger(#[from] crate::ledger::Error),
+    /// See [`tables::Error`].
+    #[error(transparent)]
+    Tables(#[from] tables::Error),
+    /// See [`sink::Error`].
+    #[error(transparent)]
+    Sink(#[from] sink::Error),
+    /// See [`stream::checkpoint::Error`].
+    #[error(transparent)]
+    Checkpoint(#[from] stream::checkpoint::Error),
+    /// See [`crate::serve::Error`].
+    #[error(transparent)]
+    Serve(#[from] crate::serve::Error),
+    /// See [`crate::model::Error`].
+    #[error(transparent)]
+    Model(#[from] crate::model::Error),
+    /// See [`act::Error`].
+    #[error(transparent)]
+    Act(#[from] act::Error),
+    /// A pipeline's file is not right.
+    #[error(transparent)]
+    Pipeline(#[from] Box<stream::file::FileError>),
+    /// A pipeline failed while it was rebuilt or restored.
+    #[error("pipeline {name}: {source}")]
+    PipelineFailed {
+        /// Which.
+        name: String,
+        /// Why.
+        source: stream::Error,
+    },
+    /// The log is another one than the tables were made from.
+    #[error(
+        "the event log is not the one these tables were made from (it was recreated, or the configuration points \
+         elsewhere); point back to it, or start with a new data directory"
+    )]
+    OtherLog,
+    /// The rules of recurring revenue are others than the ledger was made with.
+    #[error(
+        "the rules of recurring revenue were changed after this ledger was made; change them back, or start with a \
+         new data directory"
+    )]
+    OtherRules,
+    /// Rows could not be put together.
+    #[error("rows could not be put together: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// A read of our own tables failed.
+    #[error("our tables could not be read: {0}")]
+    Query(#[from] datafusion::error::DataFusionError),
+    /// A bug.
+    #[error("this is a bug in Tributary: {0}")]
+    Internal(String),
+}
+
+/// How to run the engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where tables, checkpoints, models and the outbox live.
+    pub data_dir: PathBuf,
+    /// Whose events those without an account are.
+    pub account: AccountId,
+    /// The rules of recurring revenue.
+    pub rules: Rules,
+    /// The pipelines.
+    pub pipelines: Vec<PipelineFile>,
+    /// Parameters by pipeline.
+    pub parameters: BTreeMap<String, BTreeMap<String, String>>,
+    /// Values of the settings that parameters refer to.
+    pub settings: BTreeMap<String, String>,
+    /// The merchant's zone.
+    pub zone: Tz,
+    /// How long the watermark waits for late events.
+    pub allowed_lateness: Duration,
+    /// The time between two checkpoints while there is no backlog.
+    pub checkpoint_interval: Duration,
+}
+
+/// What the engine has done since it started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Records read.
+    pub records: u64,
+    /// Records that could not be read as events.
+    pub rejected: u64,
+    /// Events whose id had been seen.
+    pub duplicates: u64,
+    /// Events too late to be applied.
+    pub late: u64,
+    /// Records of the log that are still to be read.
+    pub lag: u64,
+    /// Epochs.
+    pub epochs: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+}
+
+/// A pipeline, or why it stopped.
+struct Running {
+    pipeline: Pipeline,
+    failed: bool,
+}
+
+/// The engine of one data directory.
+pub struct Engine {
+    options: Options,
+    log: Arc<dyn EventLog>,
+    log_identity: String,
+    clock: act::Clock,
+    checkpoints: Checkpoints,
+    store: Store,
+    commits: sink::delta::DeltaTable,
+    ledger: Ledger,
+    pipelines: Vec<Running>,
+    scorer: Scorer,
+    alerts: Option<act::Handle>,
+    pending_alerts: PendingAlerts,
+    offsets: Vec<u64>,
+    ends: Vec<u64>,
+    watermark: Watermark,
+    watermark_now: Arc<AtomicI64>,
+    log_clock: RecordBatch,
+    unknown: UnknownCounts,
+    saved_state: BTreeMap<String, stream::checkpoint::BlobRef>,
+    waiting_bytes: usize,
+    progress: Progress,
+    watch: watch::Sender<Progress>,
+}
+
+impl Engine {
+    /// Follows the progress from elsewhere.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.watch.subscribe()
+    }
+
+    /// The tables as readers see them, newest rows included.
+    ///
+    /// # Errors
+    /// When a view cannot be planned: a bug.
+    pub fn user_tables(&self) -> Result<Vec<UserTable>, Error> {
+        with_is_final(self.store.user_tables(), self.options.zone, &self.watermark_now)
+    }
+
+    /// Reads the log to its present end, and makes everything durable.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was durable stays so.
+    pub async fn drain(&mut self) -> Result<Progress, Error> {
+        let goal = self.log.end_offsets().await?;
+        while self.offsets.iter().zip(&goal).any(|(offset, end)| offset < end) {
+            self.epoch().await?;
+            if self.is_checkpoint_due() {
+                self.checkpoint().await?;
+            }
+        }
+        self.ends = goal;
+        self.note_watermark();
+        self.checkpoint().await?;
+        Ok(self.progress)
+    }
+
+    /// Goes on until `stop` becomes true, then makes everything durable.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was durable stays so.
+    pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
+        let mut last = Instant::now();
+        while !*stop.borrow_and_update() {
+            let read = self.epoch().await?;
+            let backlog = read >= MAX_RECORDS_AN_EPOCH;
+            let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
+            if self.is_checkpoint_due() || (waited && self.has_news()?) {
+                self.checkpoint().await?;
+                last = Instant::now();
+            }
+        }
+        self.checkpoint().await?;
+        if let Some(alerts) = self.alerts.take() {
+            alerts.shutdown().await;
+        }
+        Ok(())
+    }
+
+    /// Stops the deliveries of a drained engine.
+    pub async fn close(mut self) {
+        if let Some(alerts) = self.alerts.take() {
+            alerts.shutdown().await;
+        }
+    }
+
+    fn is_checkpoint_due(&self) -> bool {
+        self.waiting_bytes >= CHECKPOINT_BYTES || self.store.hot_rows() >= CHECKPOINT_ROWS
+    }
+
+    /// Whether a checkpoint would record anything.
+    fn has_news(&mut self) -> Result<bool, Error> {
+        let moved = self.checkpoints.latest().is_none_or(|manifest| manifest.offsets != self.offsets);
+        let rescored = self.scorer.refresh_model()?;
+        if rescored {
+            let delta = self.scorer.rescore()?;
+            self.store.change(SCORES, &delta)?;
+        }
+        Ok(moved || rescored)
+    }
+
+    /// One epoch; how many records it read.
+    async fn epoch(&mut self) -> Result<usize, Error> {
+        let records = self.cut().await?;
+        if records.is_empty() {
+            return Ok(0);
+        }
+        let (decoded, delta) = tokio::task::block_in_place(|| -> Result<_, Error> {
+            let decoded = decode(&records, &self.options.account, &mut self.unknown)?;
+            let arrivals: Vec<Arrival<'_>> = records
+                .iter()
+                .zip(&decoded)
+                .filter_map(|(record, decoded)| match decoded {
+                    Decoded::Event(event) => Some(Arrival { event, appended_at: record.appended_at }),
+                    Decoded::Rejected(_) => None,
+                })
+                .collect();
+            let delta = self.ledger.apply(&arrivals)?;
+            Ok((decoded, delta))
+        })?;
+        self.archive(&records, &decoded).await?;
+        let changed = self.publish_ledger(delta).await?;
+        self.advance_pipelines(changed).await?;
+        for record in &records {
+            let offset = &mut self.offsets[record.partition as usize];
+            *offset = (*offset).max(record.offset + 1);
+        }
+        self.note_watermark();
+        self.progress.records += records.len() as u64;
+        self.progress.epochs += 1;
+        self.progress.lag = self.ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
+        self.watch.send_replace(self.progress);
+        Ok(records.len())
+    }
+
+    /// Reads the next records of every partition; waits a little when there are none.
+    async fn cut(&mut self) -> Result<Vec<Record>, Error> {
+        self.ends = self.log.end_offsets().await?;
+        let waiting: Vec<usize> =
+            (0..self.offsets.len()).filter(|p| self.offsets[*p] < self.ends[*p]).collect();
+        if waiting.is_empty() {
+            // Every partition is at its end: wait on the one that had records last, and look again.
+            tokio::time::sleep(LINGER).await;
+            return Ok(Vec::new());
+        }
+        let share = MAX_RECORDS_AN_EPOCH.div_ceil(waiting.len());
+        let reads = waiting
+            .into_iter()
+            .map(|p| self.log.read(u32::try_from(p).unwrap_or(u32::MAX), self.offsets[p], share, LINGER));
+        Ok(futures::future::try_join_all(reads).await?.into_iter().flatten().collect())
+    }
+
+    async fn archive(&mut self, records: &[Record], decoded: &[Decoded]) -> Result<(), Error> {
+        let mut archived = Vec::with_capacity(records.len());
+        let mut rejected = Vec::new();
+        for (record, decoded) in records.iter().zip(decoded) {
+            match decoded {
+                Decoded::Event(event) => {
+                    self.watermark.observe(record.partition, event.created, record.appended_at);
+                    archived.push(rows::ArchivedEvent {
+                        scope: &event.scope,
+                        partition: record.partition,
+                        offset: record.offset,
+                        received_at: record.appended_at,
+                        event_id: event.id.as_str(),
+                        kind: &event.kind,
+                        created: event.created,
+                        body: std::str::from_utf8(&record.body)
+                            .map_err(|_| Error::Internal("a record that was read is not UTF-8".to_owned()))?,
+                    });
+                }
+                Decoded::Rejected(row) => rejected.push(row),
+            }
+        }
+        let archived = rows::events_archive(&archived)?;
+        self.progress.rejected += rejected.len() as u64;
+        let rejected = rows::rejected_events(&rejected)?;
+        self.append("events_archive", archived).await?;
+        self.append("rejected_events", rejected).await
+    }
+
+    async fn append(&mut self, table: &str, rows: RecordBatch) -> Result<(), Error> {
+        self.waiting_bytes += rows.get_array_memory_size();
+        self.store.append(table, rows).await
+    }
+
+    /// Publishes what the ledger said, and returns it as changes of relations.
+    async fn publish_ledger(&mut self, delta: Delta) -> Result<BTreeMap<String, RowDelta>, Error> {
+        self.progress.duplicates += delta.duplicates;
+        self.progress.late += delta.late.len() as u64;
+        let mut changed = BTreeMap::new();
+        for (table, rows) in [
+            ("item_states", rows::item_states(&delta.item_states)?),
+            ("mrr_ledger", rows::mrr_ledger(&delta.entries)?),
+            ("billing_events", rows::billing_events(&delta.billing_events)?),
+            ("ledger_gaps", rows::ledger_gaps(&delta.gaps)?),
+            ("late_events", rows::late_events(&delta.late)?),
+        ] {
+            if rows.num_rows() > 0 {
+                self.append(table, rows.clone()).await?;
+                let removed = RecordBatch::new_empty(rows.schema());
+                changed.insert(table.to_owned(), RowDelta { removed, added: rows });
+            }
+        }
+        let movements = RowDelta {
+            removed: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.before.as_ref()))?,
+            added: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.after.as_ref()))?,
+        };
+        let clock: Vec<(Scope, EventTime, EventTime)> = self.ledger.clock().collect();
+        let clock = rows::log_clock(&clock)?;
+        let clock_change = RowDelta { removed: self.log_clock.clone(), added: clock.clone() };
+        for (table, delta) in [("mrr_movements", movements), ("log_clock", clock_change)] {
+            if !delta.is_empty() && delta.removed != delta.added {
+                self.change(table, &delta)?;
+                changed.insert(table.to_owned(), delta);
+            }
+        }
+        self.log_clock = clock;
+        Ok(changed)
+    }
+
+    fn change(&mut self, table: &str, delta: &RowDelta) -> Result<(), Error> {
+        self.waiting_bytes += delta.removed.get_array_memory_size() + delta.added.get_array_memory_size();
+        self.store.change(table, delta)
+    }
+
+    /// Brings every pipeline that reads something that changed up to date, in dependency order, and the scores after
+    /// them. A pipeline that fails stops alone, with those that read it.
+    async fn advance_pipelines(&mut self, mut changed: BTreeMap<String, RowDelta>) -> Result<(), Error> {
+        let small = self.small();
+        for i in 0..self.pipelines.len() {
+            let running = &mut self.pipelines[i];
+            if running.failed || !running.pipeline.sources().iter().any(|source| changed.contains_key(source)) {
+                continue;
+            }
+            let name = running.pipeline.name().to_owned();
+            match running.pipeline.advance(&changed, &small).await {
+                Ok(delta) if delta.is_empty() => {}
+                Ok(delta) => {
+                    self.change(&name, &delta)?;
+                    changed.insert(name, delta);
+                }
+                Err(error) => self.fail(&name, &error),
+            }
+        }
+        if let Some(delta) = changed.get(EXPANSIONS) {
+            self.pending_alerts.add(delta)?;
+        }
+        if let Some(delta) = changed.get(FEATURES) {
+            let orphans = self.scorer.orphans(delta)?;
+            let older = if orphans.is_empty() { None } else { Some(self.features_of(orphans).await?) };
+            let scores = self.scorer.follow(delta, older.as_ref())?;
+            self.change(SCORES, &scores)?;
+        }
+        Ok(())
+    }
+
+    fn small(&self) -> BTreeMap<String, RecordBatch> {
+        BTreeMap::from([("log_clock".to_owned(), self.log_clock.clone())])
+    }
+
+    /// Stops a pipeline and those that read it; they are rebuilt at the next start.
+    fn fail(&mut self, name: &str, error: &stream::Error) {
+        tracing::error!(pipeline = name, %error, "a pipeline stopped; it is rebuilt when the engine starts again");
+        let mut stopped = vec![name.to_owned()];
+        for running in &mut self.pipelines {
+            let reads = running.pipeline.sources().iter().any(|source| stopped.contains(source));
+            if reads || running.pipeline.name() == name {
+                running.failed = true;
+                stopped.push(running.pipeline.name().to_owned());
+            }
+        }
+    }
+
+    /// All rows of some customers' features as readers see them.
+    async fn features_of(&self, customers: Vec<String>) -> Result<RecordBatch, Error> {
+        use datafusion::prelude::{col, lit};
+        let table = self.store.get(FEATURES).ok_or_else(|| Error::Internal(format!("no table {FEATURES}")))?;
+        let customers = customers.into_iter().map(lit).collect();
+        let rows = SessionContext::new()
+            .read_table(Arc::clone(&table.live) as _)?
+            .filter(col("customer_id").in_list(customers, false))?;
+        collect_one(rows).await
+    }
+
+    fn note_watermark(&self) {
+        let lateness = i64::try_from(self.options.allowed_lateness.as_micros()).unwrap_or(i64::MAX);
+        if let Some(watermark) = self.watermark.at(&self.offsets, &self.ends, lateness) {
+            self.watermark_now.fetch_max(watermark.micros(), Ordering::Relaxed);
+        }
+    }
+}
+
+/// A query's rows as one batch.
+async fn collect_one(rows: datafusion::dataframe::DataFrame) -> Result<RecordBatch, Error> {
+    let schema = Arc::clone(rows.schema().inner());
+    Ok(arrow::compute::concat_batches(&schema, &rows.collect().await?)?)
+}

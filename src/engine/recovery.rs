@@ -1,0 +1,284 @@
+//! Starting: claim the data directory, go back to the newest checkpoint, and rebuild what no longer fits.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, atomic::AtomicI64},
+};
+
+use arrow::{
+    array::{AsArray, BooleanArray, RecordBatch},
+    compute::{concat_batches, filter_record_batch},
+    datatypes::{Int8Type, SchemaRef},
+};
+use datafusion::prelude::SessionContext;
+use tokio::sync::watch;
+
+use super::{
+    CHECKPOINT_DIR, EXPANSIONS, Engine, Error, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts, Progress, Running,
+    SCORES, Scorer, TABLE_DIR, Watermark,
+    checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
+    collect_one,
+    store::{Definition, Store},
+};
+use crate::{
+    act,
+    ledger::Ledger,
+    log::EventLog,
+    sink::{self, apply, commits, delta::DeltaTable},
+    stream::{
+        Relation,
+        checkpoint::{Checkpoints, Manifest},
+        graph::plan_all,
+        pipeline::{Pipeline, RowDelta, difference},
+    },
+    stripe::{counts::UnknownCounts, types::Scope},
+    tables::{self, OP_COLUMN, Source, rows},
+    time::EventTime,
+};
+
+/// The engine's relations that pipelines can read.
+///
+/// # Errors
+/// When the contract is broken: a bug.
+pub fn relations() -> Result<BTreeMap<String, Relation>, Error> {
+    let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(all
+        .iter()
+        .filter(|table| table.source == Source::Engine && table.name != SCORES)
+        .map(|table| {
+            let small = table.name == "log_clock";
+            (table.name.clone(), Relation { schema: Arc::clone(&table.schema), appended: table.is_appended(), small })
+        })
+        .collect())
+}
+
+impl Engine {
+    /// Starts on a data directory: from its newest checkpoint, or from the log's beginning. `nonce` is a random text,
+    /// another one for every start.
+    ///
+    /// # Errors
+    /// See [`Error`]; nothing is changed when a pipeline's file is not right.
+    pub async fn open(
+        options: Options,
+        log: Arc<dyn EventLog>,
+        alerts: Option<act::Handle>,
+        clock: act::Clock,
+        nonce: String,
+    ) -> Result<Self, Error> {
+        let relations = relations()?;
+        let files = options.pipelines.clone();
+        let pipelines = plan_all(files, &relations, &options.parameters, &options.settings).await?;
+        let checkpoints = Checkpoints::claim(&options.data_dir.join(CHECKPOINT_DIR), nonce).await?;
+        let latest = checkpoints.latest().cloned();
+        let log_identity = log.identity().await?;
+        let partitions = log.partitions().await? as usize;
+        if let Some(manifest) = &latest {
+            check_log(manifest, &log_identity, partitions)?;
+            check_rules(manifest, &options)?;
+        }
+
+        let root = options.data_dir.join(TABLE_DIR);
+        let stale: BTreeSet<String> = pipelines
+            .iter()
+            .filter(|p| {
+                latest.as_ref().and_then(|m| m.fingerprints.get(p.name())).is_none_or(|known| known != p.fingerprint())
+            })
+            .map(|pipeline| pipeline.name().to_owned())
+            .collect();
+        let definitions = definitions(&pipelines)?;
+        let mut delta = BTreeMap::new();
+        let mut made_anew = BTreeMap::new();
+        for definition in &definitions {
+            let known = latest.as_ref().is_some_and(|manifest| manifest.tables.contains_key(&definition.name));
+            match definition.open(&root).await {
+                Ok(table) if known => delta.insert(definition.name.clone(), table),
+                Ok(table) => made_anew.insert(definition.name.clone(), table),
+                Err(sink::Error::Mismatch { .. }) if definition.derived && stale.contains(&definition.name) => {
+                    std::fs::remove_dir_all(root.join(&definition.name))
+                        .map_err(|error| Error::Internal(format!("an old table cannot be removed: {error}")))?;
+                    made_anew.insert(definition.name.clone(), definition.open(&root).await?)
+                }
+                Err(error) => return Err(error.into()),
+            };
+        }
+        apply::recover(&checkpoints, &mut delta).await?;
+        delta.extend(made_anew);
+        let store = Store::new(delta, definitions)?;
+        let commits = commits::open(&root).await?;
+
+        let mut ledger = Ledger::new(options.rules.clone());
+        let mut watermark = Watermark::new(partitions);
+        let mut saved_state = BTreeMap::new();
+        if let Some(manifest) = &latest {
+            restore_ledger(&mut ledger, &checkpoints, &manifest.state).await?;
+            if let Some(blob) = manifest.state.get("engine") {
+                let state: EngineState = serde_json::from_slice(&checkpoints.read_blob(blob).await?)
+                    .map_err(|error| Error::Internal(format!("the engine's state: {error}")))?;
+                watermark = state.watermark;
+            }
+            saved_state.clone_from(&manifest.state);
+            saved_state.retain(|name, _| {
+                !name.starts_with("pipeline-") || pipelines.iter().any(|p| *name == pipeline_state(p.name()))
+            });
+        }
+        let clock_rows: Vec<(Scope, EventTime, EventTime)> = ledger.clock().collect();
+        let watermark_at = latest.as_ref().and_then(|m| m.watermark).unwrap_or(EventTime::MIN).micros();
+        let mut engine = Self {
+            log,
+            log_identity,
+            clock,
+            checkpoints,
+            store,
+            commits,
+            ledger,
+            pipelines: pipelines.into_iter().map(|pipeline| Running { pipeline, failed: false }).collect(),
+            scorer: Scorer::new(&options.data_dir),
+            alerts,
+            pending_alerts: PendingAlerts::default(),
+            offsets: latest.as_ref().map_or_else(|| vec![0; partitions], |manifest| manifest.offsets.clone()),
+            ends: vec![0; partitions],
+            watermark,
+            watermark_now: Arc::new(AtomicI64::new(watermark_at)),
+            log_clock: rows::log_clock(&clock_rows)?,
+            unknown: UnknownCounts::default(),
+            saved_state,
+            waiting_bytes: 0,
+            progress: Progress::default(),
+            watch: watch::channel(Progress::default()).0,
+            options,
+        };
+        engine.apply_newest().await?;
+        engine.restore_pipelines(&stale).await?;
+        engine.restore_scores().await?;
+        if let Some(manifest) = latest {
+            engine.offer_again(&manifest).await?;
+        }
+        Ok(engine)
+    }
+
+    /// Puts back the state of every pipeline, and rebuilds the stale ones from the relations they read.
+    async fn restore_pipelines(&mut self, stale: &BTreeSet<String>) -> Result<(), Error> {
+        let small = self.small();
+        let mut rebuilt: BTreeMap<String, RecordBatch> = BTreeMap::new();
+        for i in 0..self.pipelines.len() {
+            let name = self.pipelines[i].pipeline.name().to_owned();
+            let upstream_changed = self.pipelines[i].pipeline.sources().iter().any(|s| rebuilt.contains_key(s));
+            if !stale.contains(&name) && !upstream_changed {
+                if let Some(blob) = self.saved_state.get(&pipeline_state(&name)) {
+                    let saved = from_ipc(self.checkpoints.read_blob(blob).await?)?;
+                    let pipeline = &mut self.pipelines[i].pipeline;
+                    for batch in saved {
+                        pipeline.load(&batch, &small).await.map_err(|error| failed(pipeline, error))?;
+                    }
+                }
+                continue;
+            }
+            let mut sources = BTreeMap::new();
+            for source in self.pipelines[i].pipeline.sources().clone() {
+                let added = match (rebuilt.get(&source), small.get(&source)) {
+                    (Some(rows), _) | (None, Some(rows)) => rows.clone(),
+                    (None, None) => self.content(&source).await?,
+                };
+                sources.insert(source, RowDelta { removed: RecordBatch::new_empty(added.schema()), added });
+            }
+            let pipeline = &mut self.pipelines[i].pipeline;
+            let after = pipeline.advance(&sources, &small).await.map_err(|error| failed(pipeline, error))?.added;
+            let before = self.content(&name).await?;
+            let pipeline = &self.pipelines[i].pipeline;
+            let delta = difference(&before, &after, pipeline.key(), &name).map_err(|error| failed(pipeline, error))?;
+            if after.num_rows() > 0 || before.num_rows() > 0 {
+                tracing::info!(pipeline = name, rows = after.num_rows(), "rebuilt");
+            }
+            self.store.change(&name, &delta)?;
+            rebuilt.insert(name, after);
+        }
+        Ok(())
+    }
+
+    async fn restore_scores(&mut self) -> Result<(), Error> {
+        if self.store.get(FEATURES).is_some() {
+            let features = self.content(FEATURES).await?;
+            let scores = self.content(SCORES).await?;
+            self.scorer.restore(&features, &scores)?;
+        }
+        Ok(())
+    }
+
+    /// The whole content of a table, in its contract's types.
+    async fn content(&self, table: &str) -> Result<RecordBatch, Error> {
+        let stored = self.store.get(table).ok_or_else(|| Error::Internal(format!("there is no table {table}")))?;
+        let rows = collect_one(SessionContext::new().read_table(Arc::clone(&stored.live) as _)?).await?;
+        conform(&rows, stored.schema())
+    }
+
+    /// Offers the expansions of the newest checkpoint to the dispatcher once more: it may have died before taking
+    /// them. Those it has are no news to it.
+    async fn offer_again(&mut self, manifest: &Manifest) -> Result<(), Error> {
+        let Some(table) = manifest.tables.get(EXPANSIONS) else { return Ok(()) };
+        let schema = &tables::get(EXPANSIONS)?.schema;
+        let newest = table.pending.iter().filter(|work| work.number == manifest.number);
+        for blob in newest.filter_map(|work| work.changes.as_ref()) {
+            for batch in from_ipc(self.checkpoints.read_blob(blob).await?)? {
+                let Some(operations) = batch.column_by_name(OP_COLUMN) else { continue };
+                let operations = operations.as_primitive::<Int8Type>();
+                let side = |wanted: i8| -> Result<RecordBatch, Error> {
+                    let mask: BooleanArray = operations.iter().map(|op| op.map(|op| op == wanted)).collect();
+                    let rows = filter_record_batch(&batch, &mask)?;
+                    Ok(RecordBatch::try_new(Arc::clone(schema), rows.columns()[..schema.fields().len()].to_vec())?)
+                };
+                self.pending_alerts.add(&RowDelta { removed: side(-1)?, added: side(1)? })?;
+            }
+        }
+        self.offer_alerts().await
+    }
+}
+
+impl Definition {
+    async fn open(&self, root: &std::path::Path) -> Result<DeltaTable, sink::Error> {
+        DeltaTable::open_or_create(root, self.spec()).await
+    }
+}
+
+fn definitions(pipelines: &[Pipeline]) -> Result<Vec<Definition>, Error> {
+    let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
+    let engine = all.iter().filter(|table| table.source == Source::Engine).map(|table| Definition {
+        name: table.name.clone(),
+        schema: Arc::clone(&table.schema),
+        key: table.key.clone(),
+        comment: table.description.clone(),
+        derived: false,
+    });
+    let pipelines = pipelines.iter().map(|pipeline| Definition {
+        name: pipeline.name().to_owned(),
+        schema: Arc::clone(pipeline.schema()),
+        key: pipeline.file().metadata.grain.clone(),
+        comment: pipeline.file().metadata.description.clone(),
+        derived: true,
+    });
+    Ok(engine.chain(pipelines).collect())
+}
+
+fn check_log(manifest: &Manifest, identity: &str, partitions: usize) -> Result<(), Error> {
+    if manifest.log_identity != identity || manifest.offsets.len() != partitions {
+        return Err(Error::OtherLog);
+    }
+    Ok(())
+}
+
+fn check_rules(manifest: &Manifest, options: &Options) -> Result<(), Error> {
+    match manifest.fingerprints.get(LEDGER_FINGERPRINT) {
+        Some(known) if *known != rules_fingerprint(&options.rules) => Err(Error::OtherRules),
+        _ => Ok(()),
+    }
+}
+
+fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+    let columns = rows
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| arrow::compute::cast(column, field.data_type()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let rows = RecordBatch::try_new(Arc::clone(schema), columns)?;
+    Ok(concat_batches(schema, [&rows])?)
+}

@@ -1,0 +1,227 @@
+//! Every table the engine writes, in its three forms: what Delta has, what readers see, and what the next checkpoint
+//! will make durable.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, Int8Array, RecordBatch},
+    compute::concat_batches,
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
+
+use super::Error;
+use crate::{
+    serve::{LiveTable, UserTable},
+    sink::{
+        TableSpec,
+        apply::{encode_changes, table_work},
+        delta::DeltaTable,
+    },
+    stream::{
+        checkpoint::{Checkpoints, Manifest, StagedFile, TableWork, Work},
+        pipeline::RowDelta,
+    },
+    tables::OP_COLUMN,
+};
+
+/// Rows of an appended table that are written to a file at once, before the checkpoint: bounds what waits in memory.
+const ROWS_A_FILE: usize = 50_000;
+
+pub(crate) struct StoredTable {
+    pub(crate) live: Arc<LiveTable>,
+    schema: SchemaRef,
+    key: Vec<String>,
+    comment: String,
+    waiting: Vec<RecordBatch>,
+    waiting_rows: usize,
+    staged: Vec<StagedFile>,
+}
+
+/// All tables by name. The Delta side is kept apart because recovery and maintenance take it as a whole.
+pub(crate) struct Store {
+    pub(crate) delta: BTreeMap<String, DeltaTable>,
+    tables: BTreeMap<String, StoredTable>,
+}
+
+/// What a table is, for opening it.
+pub(crate) struct Definition {
+    pub(crate) name: String,
+    pub(crate) schema: SchemaRef,
+    pub(crate) key: Vec<String>,
+    pub(crate) comment: String,
+    /// Whether it may be made anew when what is on disk has other columns.
+    pub(crate) derived: bool,
+}
+
+impl Definition {
+    pub(crate) fn spec(&self) -> TableSpec {
+        TableSpec {
+            name: self.name.clone(),
+            schema: Arc::clone(&self.schema),
+            key: self.key.clone(),
+            partition_by: Vec::new(),
+        }
+    }
+}
+
+impl StoredTable {
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+}
+
+impl Store {
+    pub(crate) fn new(delta: BTreeMap<String, DeltaTable>, definitions: Vec<Definition>) -> Result<Self, Error> {
+        let mut tables = BTreeMap::new();
+        for definition in definitions {
+            let Definition { name, schema, key, comment, .. } = definition;
+            let provider = delta
+                .get(&name)
+                .ok_or_else(|| Error::Internal(format!("table {name} was not opened")))?
+                .provider();
+            let live = Arc::new(LiveTable::new(Arc::clone(&schema), key.clone(), provider)?);
+            let table =
+                StoredTable { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staged: Vec::new() };
+            tables.insert(name, table);
+        }
+        Ok(Self { delta, tables })
+    }
+
+    fn get_mut(&mut self, name: &str) -> Result<&mut StoredTable, Error> {
+        self.tables.get_mut(name).ok_or_else(|| Error::Internal(format!("there is no table {name}")))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&StoredTable> {
+        self.tables.get(name)
+    }
+
+    /// Rows that readers see and Delta does not have.
+    pub(crate) fn hot_rows(&self) -> usize {
+        self.tables.values().map(|table| table.live.hot_rows()).max().unwrap_or_default()
+    }
+
+    /// Adds rows to an appended table.
+    pub(crate) async fn append(&mut self, name: &str, rows: RecordBatch) -> Result<(), Error> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let table = self.get_mut(name)?;
+        table.live.push(&rows)?;
+        table.waiting_rows += rows.num_rows();
+        table.waiting.push(rows);
+        if table.waiting_rows >= ROWS_A_FILE {
+            self.stage(name).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies changes to a keyed table.
+    pub(crate) fn change(&mut self, name: &str, delta: &RowDelta) -> Result<(), Error> {
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let table = self.get_mut(name)?;
+        let changes = changes(&table.schema, delta)?;
+        table.live.put(&changes)?;
+        table.waiting_rows += changes.num_rows();
+        table.waiting.push(changes);
+        Ok(())
+    }
+
+    async fn stage(&mut self, name: &str) -> Result<(), Error> {
+        let table = self.tables.get_mut(name).ok_or_else(|| Error::Internal(format!("there is no table {name}")))?;
+        let delta = self.delta.get(name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
+        let rows = concat_batches(&table.schema, &table.waiting)?;
+        table.staged.extend(delta.stage(&[rows]).await?);
+        table.waiting.clear();
+        table.waiting_rows = 0;
+        Ok(())
+    }
+
+    /// What the next manifest says about every table. Everything that waits is on disk when it returns.
+    pub(crate) async fn work(&mut self, checkpoints: &Checkpoints) -> Result<BTreeMap<String, TableWork>, Error> {
+        let number = checkpoints.next_number();
+        let names: Vec<String> = self.tables.keys().cloned().collect();
+        let mut all = BTreeMap::new();
+        for name in names {
+            let table = self.get_mut(&name)?;
+            let new = if table.key.is_empty() {
+                if table.waiting_rows > 0 {
+                    self.stage(&name).await?;
+                }
+                let appends = std::mem::take(&mut self.get_mut(&name)?.staged);
+                (!appends.is_empty()).then_some(Work { number, appends, changes: None })
+            } else if table.waiting.is_empty() {
+                None
+            } else {
+                let waiting = std::mem::take(&mut table.waiting);
+                table.waiting_rows = 0;
+                let blob = checkpoints.put_blob(&format!("changes-{name}"), encode_changes(&waiting)?).await?;
+                Some(Work { number, appends: Vec::new(), changes: Some(blob) })
+            };
+            let delta =
+                self.delta.get(&name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
+            all.insert(name, table_work(checkpoints.latest(), delta, new));
+        }
+        Ok(all)
+    }
+
+    /// The newest marks: what a checkpoint that is taken now will have made durable.
+    pub(crate) fn marks(&self) -> BTreeMap<String, u64> {
+        self.tables.iter().map(|(name, table)| (name.clone(), table.live.mark())).collect()
+    }
+
+    /// Shows readers the Delta snapshots, without the rows in memory up to `marks`.
+    pub(crate) fn committed(&self, marks: &BTreeMap<String, u64>) -> Result<(), Error> {
+        for (name, table) in &self.tables {
+            if let (Some(delta), Some(mark)) = (self.delta.get(name), marks.get(name)) {
+                table.live.commit(delta.provider(), *mark)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables as people see them.
+    pub(crate) fn user_tables(&self) -> Vec<UserTable> {
+        self.tables
+            .iter()
+            .map(|(name, table)| user_table(name, &table.comment, &table.schema, Arc::clone(&table.live) as _))
+            .collect()
+    }
+
+    /// Staged files that a manifest refers to, by table: maintenance must spare them.
+    pub(crate) fn staged_files(manifest: &Manifest, table: &str) -> std::collections::BTreeSet<String> {
+        manifest.staged_files(table).map(|file| file.path.clone()).collect()
+    }
+}
+
+/// A table with its comments.
+pub(crate) fn user_table(
+    name: &str,
+    comment: &str,
+    schema: &SchemaRef,
+    provider: Arc<dyn datafusion::catalog::TableProvider>,
+) -> UserTable {
+    let mut table = UserTable::new(name, provider);
+    table.comment = Some(comment.to_owned());
+    table.column_comments = schema
+        .fields()
+        .iter()
+        .filter_map(|field| Some((field.name().clone(), field.metadata().get("comment")?.clone())))
+        .collect();
+    table
+}
+
+
+/// Deletes of the rows that went, then puts of those that are there now: of one key the last one counts.
+fn changes(schema: &SchemaRef, delta: &RowDelta) -> Result<RecordBatch, Error> {
+    let rows = concat_batches(schema, [&delta.removed, &delta.added])?;
+    let operations = Int8Array::from_iter_values(
+        std::iter::repeat_n(-1, delta.removed.num_rows()).chain(std::iter::repeat_n(1, delta.added.num_rows())),
+    );
+    let mut fields = schema.fields().to_vec();
+    fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Int8, false)));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(operations) as ArrayRef);
+    Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+}

@@ -1,0 +1,266 @@
+//! One customer: its subscriptions, its own discounts, its deletion, its movements and what its payments told.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Error,
+    billing::Told,
+    content::{discount_key, full_discount_key, insert_tight},
+    history::{History, Inserted, Snap},
+    movements::Movements,
+    replay::{Context, Surroundings},
+};
+use crate::{
+    stripe::{
+        ids::{DiscountId, EventId, SubscriptionId},
+        types::{Customer, Discount, Event, Object, Subscription},
+    },
+    time::EventTime,
+};
+
+/// Changes of a customer's own discounts that are kept; the oldest merge first. Customers have a handful in a life.
+pub const MAX_DISCOUNT_CHANGES: usize = 64;
+
+/// A change of the customer's own discounts.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct DiscountChange {
+    time: EventTime,
+    /// Within a second: what a whole customer says, then what began, then what ended.
+    what: DiscountMove,
+    event_id: EventId,
+    appended_at: EventTime,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+enum DiscountMove {
+    Are(Vec<DiscountId>),
+    Add(DiscountId),
+    Remove(DiscountId),
+}
+
+/// What lies around a customer's subscriptions.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Around {
+    deleted: Option<(EventTime, EventTime, EventId)>,
+    discounts: Vec<DiscountChange>,
+}
+
+/// One customer.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct CustomerState {
+    /// By id.
+    subscriptions: Vec<(SubscriptionId, History)>,
+    around: Around,
+    movements: Movements,
+    pub(crate) told: Told,
+    /// The newest append time among what the current batch brought.
+    #[serde(skip)]
+    trigger: Option<EventTime>,
+}
+
+impl Surroundings for Around {
+    fn deleted(&self) -> Option<(EventTime, EventTime, &EventId)> {
+        self.deleted
+            .as_ref()
+            .map(|(time, appended_at, event)| (*time, *appended_at, event))
+    }
+
+    fn discounts_at(&self, time: EventTime) -> Vec<DiscountId> {
+        let mut discounts = Vec::new();
+        for change in self.discounts.iter().take_while(|change| change.time <= time) {
+            match &change.what {
+                DiscountMove::Are(all) => discounts.clone_from(all),
+                DiscountMove::Remove(id) => discounts.retain(|other| other != id),
+                DiscountMove::Add(id) if discounts.contains(id) => {}
+                DiscountMove::Add(id) => discounts.push(id.clone()),
+            }
+        }
+        discounts
+    }
+
+    fn ever_discounted(&self) -> bool {
+        !self.discounts.is_empty()
+    }
+
+    fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)> {
+        let deleted = self
+            .deleted
+            .as_ref()
+            .filter(|(at, ..)| *at == time)
+            .map(|(_, known, event)| (*known, event));
+        let discounts = self.discounts.iter().filter(|change| change.time == time);
+        discounts
+            .map(|change| (change.appended_at, &change.event_id))
+            .chain(deleted)
+            .collect()
+    }
+
+    fn change_times(&self) -> Vec<EventTime> {
+        let deleted = self.deleted.iter().map(|(time, ..)| *time);
+        self.discounts.iter().map(|change| change.time).chain(deleted).collect()
+    }
+}
+
+impl CustomerState {
+    /// Takes in a snapshot of a subscription.
+    pub(crate) fn subscription(
+        &mut self,
+        event: &Event,
+        subscription: &Subscription,
+        appended_at: EventTime,
+        folding: bool,
+    ) -> Inserted {
+        let found = self.subscriptions.binary_search_by(|(id, _)| id.cmp(&subscription.id));
+        let position = found.unwrap_or_else(|position| {
+            let entry = (subscription.id.clone(), History::default());
+            insert_tight(&mut self.subscriptions, position, entry);
+            position
+        });
+        let history = &mut self.subscriptions[position].1;
+        history.insert(
+            Snap::of(event, subscription, appended_at, history.begins_open()),
+            event.created,
+            folding,
+        )
+    }
+
+    /// Takes in a snapshot of the customer itself.
+    pub(crate) fn customer(&mut self, event: &Event, customer: &Customer, appended_at: EventTime) -> Inserted {
+        if customer.deleted || event.is_deletion() {
+            return self.delete(event, appended_at);
+        }
+        let had = match event.before.as_deref() {
+            Some(Object::Customer(before)) => !before.discounts.is_empty(),
+            _ => false,
+        };
+        if customer.discounts.is_empty() && !had {
+            return Inserted::New;
+        }
+        let discounts = customer.discounts.iter().map(discount_key).collect();
+        self.discount_move(event, DiscountMove::Are(discounts), appended_at)
+    }
+
+    /// Takes in an event of a discount on the customer.
+    pub(crate) fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime) -> Inserted {
+        let id = full_discount_key(discount);
+        let what = if event.is_deletion() {
+            DiscountMove::Remove(id)
+        } else {
+            DiscountMove::Add(id)
+        };
+        self.discount_move(event, what, appended_at)
+    }
+
+    fn delete(&mut self, event: &Event, appended_at: EventTime) -> Inserted {
+        let time = event.created;
+        if let Some((deleted, _, by)) = &self.around.deleted
+            && (*deleted, by) <= (time, &event.id)
+        {
+            return Inserted::Duplicate;
+        }
+        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
+            return Inserted::Late;
+        }
+        self.around.deleted = Some((time, appended_at, event.id.clone()));
+        self.touch_all(time);
+        Inserted::New
+    }
+
+    fn discount_move(&mut self, event: &Event, what: DiscountMove, appended_at: EventTime) -> Inserted {
+        let time = event.created;
+        let changes = &mut self.around.discounts;
+        if changes
+            .iter()
+            .any(|change| change.time == time && change.event_id == event.id)
+        {
+            return Inserted::Duplicate;
+        }
+        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
+            return Inserted::Late;
+        }
+        let key = (time, &what, &event.id);
+        let position = changes.partition_point(|change| (change.time, &change.what, &change.event_id) < key);
+        changes.insert(
+            position,
+            DiscountChange {
+                time,
+                what,
+                appended_at,
+                event_id: event.id.clone(),
+            },
+        );
+        if changes.len() > MAX_DISCOUNT_CHANGES {
+            let second = changes[1].time;
+            let merged = self.around.discounts_at(second);
+            let changes = &mut self.around.discounts;
+            changes.remove(0);
+            changes[0].what = DiscountMove::Are(merged);
+        }
+        self.touch_all(time);
+        Inserted::New
+    }
+
+    fn touch_all(&mut self, time: EventTime) {
+        for (_, history) in &mut self.subscriptions {
+            history.touch(time, EventTime::from_micros(i64::MAX));
+        }
+    }
+
+    /// Asks for what waits or has run out to be worked out again.
+    fn touch_unsettled(&mut self, now: EventTime) {
+        for (_, history) in &mut self.subscriptions {
+            history.touch_unsettled(now);
+        }
+    }
+
+    /// Works out again what was touched, publishes what changed and folds what is out of reach.
+    pub(crate) fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
+        cx.trigger = self.trigger.take().unwrap_or(cx.trigger);
+        self.touch_unsettled(cx.shelf.now());
+        let mut written = false;
+        for (id, history) in &mut self.subscriptions {
+            written |= history.replay(id, &self.around, cx);
+        }
+        let Self {
+            subscriptions,
+            movements,
+            ..
+        } = self;
+        if written {
+            let held = subscriptions.iter().flat_map(|(_, history)| history.written());
+            movements.publish(cx.scope, cx.customer, held, cx.rules, cx.delta)?;
+        }
+        let mut folded = Ok(());
+        for (_, history) in subscriptions.iter_mut() {
+            history.fold(cx.folding, |time, slot| {
+                if let Err(error) = movements.take_over(time, slot, cx.rules) {
+                    folded = Err(error);
+                }
+            });
+        }
+        folded?;
+        if !movements.has_too_many() {
+            return Ok(());
+        }
+        let oldest = subscriptions
+            .iter()
+            .flat_map(|(_, history)| history.written())
+            .map(|(time, _)| time)
+            .min();
+        movements.fold(oldest, cx.rules)
+    }
+
+    /// Notes that a batch concerns the customer. True for the first time in this batch.
+    pub(crate) fn touch(&mut self, appended_at: EventTime) -> bool {
+        let first = self.trigger.is_none();
+        self.trigger = self.trigger.max(Some(appended_at));
+        first
+    }
+
+    /// After a restore.
+    pub(crate) fn share(&mut self) {
+        for (_, history) in &mut self.subscriptions {
+            history.share();
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! From two values of a subscription to the entries between them, and from entries to rows that are never edited.
+//!
+//! An entry is the change of one item, on one price, in one currency, at one second. When a replay finds that a second
+//! holds other entries than were written, the old ones are reversed and the new ones written beside them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    content::{Content, Quantity, insert_tight},
+    hash::row_id,
+    rows::{Cause, Delta, LedgerEntry},
+    valuation::{Value, Valued},
+};
+use crate::{
+    money::{Amount, Currency},
+    stripe::{
+        ids::{CustomerId, EventId, PriceId, ProductId, SubscriptionId, SubscriptionItemId},
+        types::{Scope, SubscriptionStatus},
+    },
+    time::EventTime,
+};
+
+/// A set of causes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Causes(u32);
+
+impl Causes {
+    pub(crate) const ALL: [Cause; 16] = [
+        Cause::PaymentFailure,
+        Cause::Canceled,
+        Cause::Uncanceled,
+        Cause::Pause,
+        Cause::Resume,
+        Cause::TrialStarted,
+        Cause::TrialConverted,
+        Cause::CurrencyChange,
+        Cause::AddedSubscription,
+        Cause::RemovedSubscription,
+        Cause::PlanChange,
+        Cause::IntervalChange,
+        Cause::PriceChange,
+        Cause::QuantityChange,
+        Cause::DiscountStart,
+        Cause::DiscountEnd,
+    ];
+
+    pub(crate) fn one(cause: Cause) -> Self {
+        Self(1 << cause as u32)
+    }
+
+    pub(crate) fn and(self, cause: Cause) -> Self {
+        Self(self.0 | 1 << cause as u32)
+    }
+
+    pub(crate) fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub(crate) fn contains(self, cause: Cause) -> bool {
+        self.0 & (1 << cause as u32) != 0
+    }
+
+    /// Most telling first.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Cause> {
+        Self::ALL.into_iter().filter(move |cause| self.contains(*cause))
+    }
+
+    /// The first that applies.
+    pub(crate) fn leading(self) -> Cause {
+        self.iter().next().unwrap_or(Cause::PriceChange)
+    }
+}
+
+/// What an entry does to its item, as Stripe's event types say it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) enum Side {
+    Start,
+    End,
+    Change,
+    /// The opening value of something first seen in mid-life.
+    Imported,
+}
+
+impl Side {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::End => "end",
+            Self::Change => "change",
+            Self::Imported => "imported",
+        }
+    }
+}
+
+/// One change of one item.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) item: SubscriptionItemId,
+    pub(crate) price: PriceId,
+    pub(crate) product: Option<ProductId>,
+    pub(crate) currency: Currency,
+    pub(crate) side: Side,
+    pub(crate) causes: Causes,
+    pub(crate) list: Amount,
+    pub(crate) mrr: Amount,
+    pub(crate) quantity: Quantity,
+    pub(crate) known_at: EventTime,
+}
+
+impl Entry {
+    fn same_place(&self, other: &Self) -> bool {
+        self.item == other.item && self.price == other.price && self.currency == other.currency
+    }
+
+    /// Equal but for when it became known, which a replay must not touch.
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.same_place(other)
+            && self.product == other.product
+            && self.side == other.side
+            && self.causes == other.causes
+            && self.list == other.list
+            && self.mrr == other.mrr
+            && self.quantity == other.quantity
+    }
+}
+
+/// The last entry written for a place in a second.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Slot {
+    pub(crate) entry: Entry,
+    pub(crate) events: Vec<EventId>,
+    /// 1 at first, one more each time another entry is written for the place.
+    pub(crate) revision: u32,
+    /// False once it has been reversed.
+    pub(crate) live: bool,
+}
+
+/// The entries that lead from `before` to `after`.
+pub(crate) fn between(before: &Valued, after: &Valued, imported: bool) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for old in &before.values {
+        match after.values.iter().find(|new| new.item == old.item) {
+            Some(new) => change(before, after, old, new, &mut entries),
+            None => entries.push(entry(
+                old,
+                Side::End,
+                ending(after),
+                &Value {
+                    list: Amount::ZERO,
+                    mrr: Amount::ZERO,
+                    quantity: Quantity::ZERO,
+                    ..old.clone()
+                },
+                old,
+            )),
+        }
+    }
+    for new in &after.values {
+        if !before.values.iter().any(|old| old.item == new.item) {
+            let nothing = Value {
+                list: Amount::ZERO,
+                mrr: Amount::ZERO,
+                quantity: Quantity::ZERO,
+                ..new.clone()
+            };
+            let side = if imported { Side::Imported } else { Side::Start };
+            entries.push(entry(new, side, beginning(before), new, &nothing));
+        }
+    }
+    entries
+}
+
+/// The entry at `place` from `old` to `new`, which are values at that place.
+fn entry(place: &Value, side: Side, causes: Causes, new: &Value, old: &Value) -> Entry {
+    let minus = |a: Amount, b: Amount| Amount::from_micros(a.micros() - b.micros());
+    Entry {
+        item: place.item.clone(),
+        price: place.price.clone(),
+        product: place.product.clone(),
+        currency: place.currency,
+        side,
+        causes,
+        list: minus(new.list, old.list),
+        mrr: minus(new.mrr, old.mrr),
+        quantity: new.quantity.minus(&old.quantity),
+        known_at: new.known_at.max(old.known_at),
+    }
+}
+
+fn change(before: &Valued, after: &Valued, old: &Value, new: &Value, entries: &mut Vec<Entry>) {
+    let mut causes = Causes::default();
+    if old.currency != new.currency {
+        causes = causes.and(Cause::CurrencyChange);
+    }
+    if old.price != new.price {
+        if old.product != new.product {
+            causes = causes.and(Cause::PlanChange);
+        }
+        if old.cadence != new.cadence {
+            causes = causes.and(Cause::IntervalChange);
+        }
+        if causes.is_empty() {
+            causes = causes.and(Cause::PriceChange);
+        }
+    }
+    if old.quantity != new.quantity {
+        causes = causes.and(Cause::QuantityChange);
+    }
+    if old.discounts != new.discounts {
+        let off = |value: &Value| value.list.micros() - value.mrr.micros();
+        // Of two different discounts the deeper one decides; over different list values, having any does.
+        let starts = if old.discounts == 0 || new.discounts == 0 {
+            new.discounts != 0
+        } else {
+            off(new) > off(old)
+        };
+        causes = causes.and(if starts {
+            Cause::DiscountStart
+        } else {
+            Cause::DiscountEnd
+        });
+    }
+    if causes.is_empty() {
+        // Only the catalogue can have moved it: an amount in another currency that Stripe lets merchants change.
+        causes = if before.counted && after.counted {
+            Causes::one(Cause::PriceChange)
+        } else {
+            beginning(before)
+        };
+    }
+    if old.price == new.price && old.currency == new.currency {
+        let entry = entry(new, Side::Change, causes, new, old);
+        if !entry.mrr.is_zero() || !entry.list.is_zero() || entry.quantity != Quantity::ZERO {
+            entries.push(entry);
+        }
+        return;
+    }
+    // A change of price is two rows, so that sums by price, product and interval hold.
+    let nothing = |value: &Value| Value {
+        list: Amount::ZERO,
+        mrr: Amount::ZERO,
+        quantity: Quantity::ZERO,
+        ..value.clone()
+    };
+    entries.push(entry(old, Side::Change, causes, &nothing(old), old));
+    entries.push(entry(new, Side::Change, causes, new, &nothing(new)));
+}
+
+/// Why an item counts that did not: what its subscription was before.
+fn beginning(before: &Valued) -> Causes {
+    let Some(content) = before.content.as_deref() else {
+        return Causes::one(Cause::AddedSubscription);
+    };
+    if before.counted {
+        return Causes::one(Cause::PlanChange);
+    }
+    Causes::one(match &content.status {
+        SubscriptionStatus::Trialing => Cause::TrialConverted,
+        SubscriptionStatus::Paused | SubscriptionStatus::Unpaid => Cause::Resume,
+        SubscriptionStatus::Active | SubscriptionStatus::PastDue if content.cancel_scheduled => Cause::Uncanceled,
+        SubscriptionStatus::Active | SubscriptionStatus::PastDue => Cause::Resume,
+        _ => Cause::AddedSubscription,
+    })
+}
+
+/// Why an item no longer counts: what its subscription is now.
+fn ending(after: &Valued) -> Causes {
+    let Some(content) = after.content.as_deref() else {
+        return Causes::one(Cause::Canceled);
+    };
+    if after.counted {
+        return Causes::one(Cause::PlanChange);
+    }
+    Causes::one(match &content.status {
+        SubscriptionStatus::Unpaid => Cause::PaymentFailure,
+        status if !ends_or_pauses(status) => ending_while_active(after, content),
+        _ if content.payment_failed => Cause::PaymentFailure,
+        SubscriptionStatus::Paused if !after.ended => Cause::Pause,
+        SubscriptionStatus::Trialing if !after.ended => Cause::TrialStarted,
+        _ => Cause::Canceled,
+    })
+}
+
+fn ends_or_pauses(status: &SubscriptionStatus) -> bool {
+    !matches!(status, SubscriptionStatus::Active | SubscriptionStatus::PastDue)
+}
+
+fn ending_while_active(after: &Valued, content: &Content) -> Cause {
+    if !after.ended && !content.cancel_scheduled && content.collection_paused {
+        Cause::Pause
+    } else {
+        Cause::Canceled
+    }
+}
+
+/// Whose entries are written, and when.
+pub(crate) struct Place<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) customer: &'a CustomerId,
+    pub(crate) subscription: &'a SubscriptionId,
+    pub(crate) time: EventTime,
+    /// `opening` for what lies before the first snapshot, so that it never meets an entry of the same second.
+    pub(crate) opening: bool,
+    /// When the newest record that led to this replay was appended.
+    pub(crate) trigger: EventTime,
+}
+
+/// Makes the rows written for a second say `wanted`; reverses what no longer holds. True if anything was written.
+pub(crate) fn reconcile(
+    slots: &mut Vec<Slot>,
+    mut wanted: Vec<Entry>,
+    events: &[EventId],
+    place: &Place<'_>,
+    delta: &mut Delta,
+) -> bool {
+    if slots.is_empty() && wanted.is_empty() {
+        return false;
+    }
+    let mut written = false;
+    for slot in slots.iter_mut().filter(|slot| slot.live) {
+        let same = wanted.iter().position(|entry| entry.says_the_same(&slot.entry));
+        match same {
+            Some(position) if slot.events == events => {
+                wanted.swap_remove(position);
+            }
+            _ => {
+                slot.live = false;
+                delta.entries.push(place.reversal(slot));
+                written = true;
+            }
+        }
+    }
+    for entry in wanted {
+        written = true;
+        let slot = match slots.iter().position(|slot| slot.entry.same_place(&entry)) {
+            Some(position) => {
+                let slot = &mut slots[position];
+                slot.revision += 1;
+                slot.live = true;
+                slot.entry = entry;
+                slot.events = events.to_vec();
+                slot
+            }
+            None => {
+                let slot = Slot {
+                    entry,
+                    events: events.to_vec(),
+                    revision: 1,
+                    live: true,
+                };
+                insert_tight(slots, slots.len(), slot);
+                let last = slots.len() - 1;
+                &mut slots[last]
+            }
+        };
+        delta.entries.push(place.row(slot));
+    }
+    written
+}
+
+impl Place<'_> {
+    fn row(&self, slot: &Slot) -> LedgerEntry {
+        let entry = &slot.entry;
+        LedgerEntry {
+            scope: self.scope.clone(),
+            entry_id: row_id(&[
+                self.scope.account.as_str().as_bytes(),
+                &[u8::from(self.scope.livemode), u8::from(self.opening)],
+                self.customer.as_str().as_bytes(),
+                self.subscription.as_str().as_bytes(),
+                entry.item.as_str().as_bytes(),
+                entry.price.as_str().as_bytes(),
+                entry.currency.as_str().as_bytes(),
+                &self.time.micros().to_le_bytes(),
+                &slot.revision.to_le_bytes(),
+            ]),
+            event_time: self.time,
+            known_at: entry.known_at,
+            reverses_entry_id: None,
+            customer_id: self.customer.clone(),
+            subscription_id: self.subscription.clone(),
+            subscription_item_id: entry.item.clone(),
+            price_id: entry.price.clone(),
+            product_id: entry.product.clone(),
+            currency: entry.currency,
+            change: entry.side.as_str().into(),
+            cause: entry.causes.leading(),
+            list_delta: entry.list,
+            discount_delta: Amount::from_micros(entry.mrr.micros() - entry.list.micros()),
+            mrr_delta: entry.mrr,
+            quantity_delta: entry.quantity.to_rational(),
+            event_ids: slot.events.clone(),
+        }
+    }
+
+    fn reversal(&self, slot: &Slot) -> LedgerEntry {
+        let row = self.row(slot);
+        LedgerEntry {
+            entry_id: row_id(&[b"reversal", row.entry_id.as_bytes()]),
+            known_at: row.known_at.max(self.trigger),
+            list_delta: -row.list_delta,
+            discount_delta: -row.discount_delta,
+            mrr_delta: -row.mrr_delta,
+            quantity_delta: -row.quantity_delta,
+            reverses_entry_id: Some(row.entry_id),
+            ..row
+        }
+    }
+}

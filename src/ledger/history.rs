@@ -1,0 +1,289 @@
+//! The history of one subscription: its snapshots by second, what each second was worth, and what was written of it.
+//!
+//! A snapshot goes into its second whenever it arrives; everything from there on is worked out again and only the
+//! difference is written. Seconds more than 30 days behind the subscription's own newest event fold into a base: that
+//! bounds memory, and it alone decides what is late. While something is still unknown (a price, a discount) the
+//! history does not fold, so that the answer can still be put in its place.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    content::{self, Content},
+    entries::Slot,
+    order::{Stage, Trace},
+    valuation::Valued,
+};
+use crate::{
+    stripe::{
+        ids::{EventId, SubscriptionItemId},
+        types::{Event, Object, Subscription},
+    },
+    time::EventTime,
+};
+
+/// How far a base trails its entity's newest event: Stripe's own archive of events goes back that far.
+pub const HORIZON_DAYS: i64 = 30;
+
+/// Seconds kept of one subscription. Past that the oldest fold before their time, and what is older than the fold is
+/// late: only a subscription that changes every ten minutes gets there.
+pub const MAX_STEPS: usize = 4096;
+
+/// One snapshot.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Snap {
+    pub(super) id: EventId,
+    pub(super) appended_at: EventTime,
+    pub(super) trace: Trace,
+    pub(super) content: Arc<Content>,
+    /// The content with `previous_attributes` undone; kept only until the history's beginning is known.
+    pub(super) before: Option<Arc<Content>>,
+}
+
+impl Snap {
+    /// Reads an event; `keep_before` says whether the content before it may be asked for.
+    pub(crate) fn of(event: &Event, subscription: &Subscription, appended_at: EventTime, keep_before: bool) -> Self {
+        let before = match event.before.as_deref() {
+            Some(Object::Subscription(before)) => Some(before),
+            _ => None,
+        };
+        let stage = if event.is_creation() {
+            Stage::Created
+        } else if event.is_deletion() {
+            Stage::Deleted
+        } else {
+            Stage::Ordinary
+        };
+        Self {
+            id: event.id.clone(),
+            appended_at,
+            trace: Trace {
+                stage,
+                print: content::fingerprint(subscription),
+                before: before.map(|before| content::fingerprint(before)),
+                progress: content::progress(subscription),
+            },
+            content: Arc::new(Content::of(subscription)),
+            before: before
+                .filter(|_| keep_before)
+                .map(|before| Arc::new(Content::of(before))),
+        }
+    }
+}
+
+/// The state after a second.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) valued: Arc<Valued>,
+    pub(super) print: Option<u64>,
+    pub(super) known_at: EventTime,
+    pub(super) event_id: Option<EventId>,
+}
+
+/// One second in which something happened, or in which something outside the subscription changed its value: its
+/// customer's discount or deletion, or the end of a discount.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Step {
+    pub(crate) time: EventTime,
+    pub(super) snaps: Vec<Snap>,
+    pub(super) after: State,
+    /// What was written of this second.
+    pub(crate) slots: Vec<Slot>,
+    /// The item states that were written of this second.
+    pub(super) shown: Vec<(SubscriptionItemId, u64)>,
+}
+
+/// What became of a snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Inserted {
+    New,
+    Duplicate,
+    Late,
+}
+
+/// The history of one subscription.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct History {
+    /// Its `*.created` event was seen, so that nothing lies before the first snapshot.
+    pub(super) creation_seen: bool,
+    pub(super) newest: EventTime,
+    pub(super) base: Option<(EventTime, State)>,
+    /// What lies before the first snapshot, for something first seen in mid-life.
+    pub(super) opening: Option<Box<Step>>,
+    pub(super) steps: Vec<Step>,
+    pub(super) gaps: Vec<u64>,
+    /// First and last second that have to be worked out again.
+    #[serde(skip)]
+    pub(super) dirty: Option<(EventTime, EventTime)>,
+}
+
+impl History {
+    /// Whether the history's beginning is still open.
+    pub(crate) fn begins_open(&self) -> bool {
+        !self.creation_seen && self.base.is_none()
+    }
+
+    /// Puts a snapshot in its second.
+    pub(crate) fn insert(&mut self, mut snap: Snap, time: EventTime, folding: bool) -> Inserted {
+        let position = self.steps.partition_point(|step| step.time < time);
+        let here = self.steps.get(position).is_some_and(|step| step.time == time);
+        if here && self.steps[position].snaps.iter().any(|other| other.id == snap.id) {
+            return Inserted::Duplicate;
+        }
+        let folded = self.base.as_ref().is_some_and(|(base, _)| time <= *base);
+        let seen = self.base.is_some() || !self.steps.is_empty();
+        if folded || (folding && seen && time < self.newest.plus_days(-HORIZON_DAYS)) {
+            return Inserted::Late;
+        }
+        if position > 0 {
+            content::share(
+                &mut snap.content,
+                self.steps[position - 1].after.valued.content.as_ref(),
+            );
+        } else if let Some((_, state)) = &self.base {
+            content::share(&mut snap.content, state.valued.content.as_ref());
+        }
+        if snap.trace.stage == Stage::Created && !self.creation_seen {
+            self.creation_seen = true;
+            for snap in self.steps.iter_mut().flat_map(|step| &mut step.snaps) {
+                snap.before = None;
+            }
+        }
+        if snap.trace.stage == Stage::Created && self.opening.is_some() {
+            self.touch(EventTime::MIN, time);
+        }
+        if !self.begins_open() {
+            snap.before = None;
+        }
+        if !here {
+            content::insert_tight(
+                &mut self.steps,
+                position,
+                Step {
+                    time,
+                    ..Step::default()
+                },
+            );
+        }
+        let snaps = &mut self.steps[position].snaps;
+        content::insert_tight(snaps, snaps.len(), snap);
+        self.newest = if seen { self.newest.max(time) } else { time };
+        self.touch(time, time);
+        Inserted::New
+    }
+
+    /// Asks for everything from `from` on to be worked out again, at least up to `to`.
+    pub(crate) fn touch(&mut self, from: EventTime, to: EventTime) {
+        self.dirty = Some(match self.dirty {
+            Some((first, last)) => (first.min(from), last.max(to)),
+            None => (from, to),
+        });
+    }
+
+    /// Asks for everything that waits for something, or whose value has run out by `now`, to be worked out again.
+    pub(crate) fn touch_unsettled(&mut self, now: EventTime) {
+        let waiting = self.opening.as_deref().into_iter().chain(&self.steps);
+        if let Some(first) = waiting
+            .filter(|step| !step.after.valued.needs.is_empty())
+            .map(|step| step.time)
+            .min()
+        {
+            self.touch(first, EventTime::from_micros(i64::MAX));
+        }
+        if let Some(last) = self.steps.last()
+            && last.after.valued.valid_until.is_some_and(|until| until <= now)
+        {
+            self.touch(last.time, last.time);
+        }
+    }
+
+    /// Whether a change at `time` can still be taken in.
+    pub(crate) fn reaches(&self, time: EventTime) -> bool {
+        self.base.as_ref().is_none_or(|(base, _)| time > *base)
+    }
+
+    /// The rows that are written and not reversed, with their times.
+    pub(crate) fn written(&self) -> impl Iterator<Item = (EventTime, &Slot)> {
+        let steps = self.opening.as_deref().into_iter().chain(&self.steps);
+        steps.flat_map(|step| {
+            step.slots
+                .iter()
+                .filter(|slot| slot.live)
+                .map(move |slot| (step.time, slot))
+        })
+    }
+
+    /// Folds what is out of reach of any event that is not late; hands over what was written of it.
+    pub(crate) fn fold(&mut self, folding: bool, mut hand_over: impl FnMut(EventTime, &Slot)) {
+        if !folding {
+            return;
+        }
+        let horizon = self.newest.plus_days(-HORIZON_DAYS);
+        let too_many = self.steps.len().saturating_sub(MAX_STEPS);
+        let unfolded = |(index, step): (usize, &Step)| {
+            index >= too_many && (step.time >= horizon || !step.after.valued.needs.is_empty())
+        };
+        let keep_from = self
+            .steps
+            .iter()
+            .enumerate()
+            .position(unfolded)
+            .unwrap_or(self.steps.len());
+        let opening_waits = self
+            .opening
+            .as_ref()
+            .is_some_and(|step| !step.after.valued.needs.is_empty());
+        if keep_from > 0 && !(opening_waits && too_many == 0) {
+            let opening = self.opening.take();
+            for step in opening.as_deref().into_iter().chain(&self.steps[..keep_from]) {
+                for slot in step.slots.iter().filter(|slot| slot.live) {
+                    hand_over(step.time, slot);
+                }
+            }
+            let last = self.steps.drain(..keep_from).next_back();
+            self.base = last.map(|step| (step.time, step.after));
+            for snap in self.steps.iter_mut().flat_map(|step| &mut step.snaps) {
+                snap.before = None;
+            }
+        }
+        self.thin_out(horizon);
+    }
+
+    /// While something is awaited, of a run of seconds out of reach in which nothing happened the last one will do: it
+    /// carries the state that the next order is worked out from.
+    fn thin_out(&mut self, horizon: EventTime) {
+        let quiet = |step: &Step, before: &Step| {
+            step.time < horizon
+                && step.snaps.len() == 1
+                && step.slots.is_empty()
+                && step.shown.is_empty()
+                && step.after.valued.content == before.after.valued.content
+        };
+        let mut index = 1;
+        while index + 1 < self.steps.len() && self.steps[index + 1].time < horizon {
+            let [before, step, next] = [index - 1, index, index + 1].map(|index| &self.steps[index]);
+            if quiet(step, before) && quiet(next, step) {
+                self.steps.remove(index);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// After a restore: makes equal neighbours one again.
+    pub(crate) fn share(&mut self) {
+        let mut previous = self.base.as_ref().map(|(_, state)| Arc::clone(&state.valued));
+        for step in &mut self.steps {
+            if let Some(previous) = &previous
+                && *previous == step.after.valued
+            {
+                step.after.valued = Arc::clone(previous);
+            }
+            for snap in &mut step.snaps {
+                content::share(&mut snap.content, step.after.valued.content.as_ref());
+            }
+            previous = Some(Arc::clone(&step.after.valued));
+        }
+    }
+}

@@ -1,0 +1,457 @@
+//! The replay of one subscription: what each second was worth, and the difference to what was written of it.
+//!
+//! Starts at the earliest second that something new concerns and stops where nothing changes any more, so that the
+//! usual event, one more at the end, costs one second's work.
+
+use std::sync::Arc;
+
+use super::{
+    catalogue::Shelf,
+    content::{self, Content},
+    entries::{self, Place},
+    hash::short,
+    history::{History, Snap, State, Step},
+    order::{self, Evidence, Stage, Trace},
+    rows::{Delta, LedgerGap},
+    rules::Rules,
+    states,
+    valuation::{self, Gap, Memo, Valued},
+};
+use crate::{
+    stripe::{
+        ids::{CustomerId, DiscountId, EventId, SubscriptionId, SubscriptionItemId},
+        types::{Scope, SubscriptionStatus},
+    },
+    time::EventTime,
+};
+
+/// Gaps remembered of one subscription, so that each is reported once; past that they may repeat.
+const MAX_GAPS: usize = 64;
+
+/// What a customer does to all its subscriptions, by time.
+pub(crate) trait Surroundings {
+    /// When the customer was deleted: time, append time, event.
+    fn deleted(&self) -> Option<(EventTime, EventTime, &EventId)>;
+    /// The customer's own discounts at a time.
+    fn discounts_at(&self, time: EventTime) -> Vec<DiscountId>;
+    /// Whether it ever had any.
+    fn ever_discounted(&self) -> bool;
+    /// The events that changed the customer at exactly this time, with their append times.
+    fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)>;
+    /// All times at which it changed.
+    fn change_times(&self) -> Vec<EventTime>;
+}
+
+/// What a replay works with.
+pub(crate) struct Context<'a> {
+    pub(crate) scope: &'a Scope,
+    pub(crate) customer: &'a CustomerId,
+    pub(crate) rules: &'a Rules,
+    pub(crate) shelf: &'a mut Shelf,
+    pub(crate) shelf_changed: &'a mut bool,
+    pub(crate) memo: &'a mut Memo,
+    pub(crate) delta: &'a mut Delta,
+    /// When the newest record that led here was appended.
+    pub(crate) trigger: EventTime,
+    pub(crate) folding: bool,
+}
+
+impl History {
+    /// Works out again what was asked for and writes the difference. True if entries were written.
+    pub(crate) fn replay(&mut self, id: &SubscriptionId, around: &dyn Surroundings, cx: &mut Context<'_>) -> bool {
+        let Some((from, to)) = self.dirty.take() else {
+            return false;
+        };
+        let from = self.place_marks(around).map_or(from, |placed| placed.min(from));
+        let mut index = self.steps.partition_point(|step| step.time < from);
+        let mut written = false;
+        let mut state = match (index.checked_sub(1), &self.base) {
+            (Some(before), _) => self.steps[before].after.clone(),
+            (None, Some((_, state))) => state.clone(),
+            (None, None) => {
+                written |= self.replay_opening(id, around, cx);
+                self.opening
+                    .as_ref()
+                    .map(|opening| opening.after.clone())
+                    .unwrap_or_default()
+            }
+        };
+        loop {
+            let next = self.steps.get(index).map(|step| step.time);
+            if let Some(until) = state.valued.valid_until {
+                if next.map_or(until <= cx.shelf.now(), |next| until < next) {
+                    content::insert_tight(
+                        &mut self.steps,
+                        index,
+                        Step {
+                            time: until,
+                            ..Step::default()
+                        },
+                    );
+                } else if next.is_none() {
+                    *cx.shelf_changed |= cx.shelf.remind(until, cx.customer);
+                }
+            }
+            let Some(step) = self.steps.get_mut(index) else { break };
+            let mut step = std::mem::take(step);
+            let wrote = self.work_out(&mut step, &state, id, around, cx);
+            let (changed, time) = (wrote.state, step.time);
+            written |= wrote.entries;
+            state = step.after.clone();
+            self.steps[index] = step;
+            // After the last second there may still be the end of a discount to come.
+            if !changed && time >= to && index + 1 < self.steps.len() {
+                break;
+            }
+            index += 1;
+        }
+        written
+    }
+
+    /// Puts an empty second wherever the customer changed, so that the value is worked out there; the first one added.
+    fn place_marks(&mut self, around: &dyn Surroundings) -> Option<EventTime> {
+        let first = self
+            .base
+            .as_ref()
+            .map(|(time, _)| *time)
+            .or(self.steps.first().map(|step| step.time))?;
+        let mut added: Option<EventTime> = None;
+        for time in around.change_times() {
+            let position = self.steps.partition_point(|step| step.time < time);
+            if time > first && self.steps.get(position).is_none_or(|step| step.time != time) {
+                content::insert_tight(
+                    &mut self.steps,
+                    position,
+                    Step {
+                        time,
+                        ..Step::default()
+                    },
+                );
+                added = Some(added.map_or(time, |earlier| earlier.min(time)));
+            }
+        }
+        added
+    }
+
+    /// Works out what lies before the first snapshot. Something first seen through anything but its creation had a
+    /// value before: that of the first snapshot with `previous_attributes` undone, since its start or its trial's end.
+    fn replay_opening(&mut self, id: &SubscriptionId, around: &dyn Surroundings, cx: &mut Context<'_>) -> bool {
+        let found = self
+            .steps
+            .iter()
+            .find(|step| !step.snaps.is_empty())
+            .filter(|_| !self.creation_seen)
+            .map(|step| {
+                let (order, _) = in_order(None, &step.snaps);
+                let snap = &step.snaps[order[0]];
+                let content = Arc::clone(snap.before.as_ref().unwrap_or(&snap.content));
+                (
+                    step.time,
+                    content,
+                    snap.trace.before.unwrap_or(snap.trace.print),
+                    snap.appended_at,
+                    snap.id.clone(),
+                )
+            });
+        let mut written = false;
+        let kept = found.as_ref().map(|(first, content, ..)| opening_time(content, *first));
+        let mut step = match self.opening.take() {
+            Some(step) if Some(step.time) == kept => step,
+            Some(mut other) => {
+                let place = place(cx, id, other.time, true);
+                written |= entries::reconcile(&mut other.slots, Vec::new(), &[], &place, cx.delta);
+                Box::default()
+            }
+            None => Box::default(),
+        };
+        let (Some(time), Some((_, content, print, known_at, event_id))) = (kept, found) else {
+            return written;
+        };
+        step.time = time;
+        let ended = matches!(
+            content.status,
+            SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired
+        );
+        let valued = self.value(&content, ended, time, known_at, &event_id, around, cx);
+        let after = State {
+            valued,
+            print: Some(print),
+            known_at,
+            event_id: Some(event_id.clone()),
+        };
+        let wrote = self.write(
+            &mut step,
+            &State::default(),
+            after,
+            &[event_id],
+            true,
+            false,
+            id,
+            around,
+            cx,
+        );
+        self.opening = Some(step);
+        written | wrote.entries
+    }
+
+    /// Works out one second.
+    fn work_out(
+        &mut self,
+        step: &mut Step,
+        before: &State,
+        id: &SubscriptionId,
+        around: &dyn Surroundings,
+        cx: &mut Context<'_>,
+    ) -> Wrote {
+        let (order, evidence) = in_order(before.print, &step.snaps);
+        let last = order.last().map(|index| &step.snaps[*index]);
+        let Some(content) = last.map(|snap| &snap.content).or(before.valued.content.as_ref()) else {
+            let changed = step.after != State::default();
+            step.after = State::default();
+            return Wrote {
+                entries: false,
+                state: changed,
+            };
+        };
+        let deleted = around.deleted().filter(|(time, ..)| *time <= step.time);
+        let ended = before.valued.ended
+            || deleted.is_some()
+            || step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
+        let mut known_at = step
+            .snaps
+            .iter()
+            .map(|snap| snap.appended_at)
+            .max()
+            .unwrap_or(before.known_at);
+        let mut events: Vec<EventId> = order.iter().map(|index| step.snaps[*index].id.clone()).collect();
+        for (appended_at, event) in around.changes_at(step.time) {
+            known_at = known_at.max(appended_at);
+            events.push(event.clone());
+        }
+        let event_id = events.last().or(before.event_id.as_ref()).cloned();
+        if events.is_empty() {
+            events.extend(event_id.clone());
+        }
+        let Some(event_id) = event_id else {
+            return Wrote::default();
+        };
+        // The common case: a renewal or anything else that leaves the content as it was.
+        let unchanged = before.valued.content.as_ref() == Some(content)
+            && before.valued.ended == ended
+            && before.valued.needs.is_empty()
+            && before.valued.valid_until.is_none_or(|until| step.time < until)
+            && !around.ever_discounted();
+        let content = Arc::clone(content);
+        let print = last.map(|snap| snap.trace.print).or(before.print);
+        let valued = if unchanged {
+            Arc::clone(&before.valued)
+        } else {
+            self.value(&content, ended, step.time, known_at, &event_id, around, cx)
+        };
+        let arbitrary = evidence == Evidence::Arbitrary;
+        if arbitrary {
+            let gap = Gap {
+                reason: "order_arbitrary",
+                object_id: event_id.as_str().into(),
+            };
+            self.report(gap, step.time, known_at, &event_id, cx);
+        }
+        let after = State {
+            valued,
+            print,
+            known_at,
+            event_id: Some(event_id),
+        };
+        self.write(step, before, after, &events, false, arbitrary, id, around, cx)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the whole of a state")]
+    fn value(
+        &mut self,
+        content: &Arc<Content>,
+        ended: bool,
+        time: EventTime,
+        known_at: EventTime,
+        event_id: &EventId,
+        around: &dyn Surroundings,
+        cx: &mut Context<'_>,
+    ) -> Arc<Valued> {
+        let mut gaps = Vec::new();
+        let shared = around.discounts_at(time);
+        let valued = valuation::value(content, ended, time, &shared, cx.shelf, cx.rules, cx.memo, &mut gaps);
+        for need in &valued.needs {
+            *cx.shelf_changed |= cx.shelf.wait(need.clone(), cx.customer);
+        }
+        for gap in gaps {
+            self.report(gap, time, known_at, event_id, cx);
+        }
+        Arc::new(valued)
+    }
+
+    fn report(&mut self, gap: Gap, time: EventTime, known_at: EventTime, event_id: &EventId, cx: &mut Context<'_>) {
+        let print = short(&[gap.reason, &gap.object_id]);
+        if self.gaps.contains(&print) {
+            return;
+        }
+        if self.gaps.len() < MAX_GAPS {
+            self.gaps.push(print);
+        }
+        cx.delta.gaps.push(LedgerGap {
+            scope: cx.scope.clone(),
+            occurred_at: time,
+            known_at,
+            customer_id: Some(cx.customer.clone()),
+            object_id: gap.object_id,
+            reason: gap.reason.into(),
+            event_id: event_id.clone(),
+        });
+    }
+
+    /// Writes the difference between what a second is worth and what was written of it.
+    #[allow(clippy::too_many_arguments, reason = "the whole of a second")]
+    fn write(
+        &mut self,
+        step: &mut Step,
+        before: &State,
+        after: State,
+        events: &[EventId],
+        opening: bool,
+        arbitrary: bool,
+        id: &SubscriptionId,
+        around: &dyn Surroundings,
+        cx: &mut Context<'_>,
+    ) -> Wrote {
+        let same = Arc::ptr_eq(&before.valued, &after.valued);
+        let mut wrote = Wrote {
+            entries: false,
+            state: step.after != after,
+        };
+        if !(same && step.slots.is_empty()) {
+            let mut wanted = if same {
+                Vec::new()
+            } else {
+                entries::between(&before.valued, &after.valued, opening)
+            };
+            for entry in &mut wanted {
+                entry.known_at = entry.known_at.max(after.known_at).max(before.known_at);
+            }
+            let place = place(cx, id, step.time, opening);
+            wrote.entries = entries::reconcile(&mut step.slots, wanted, events, &place, cx.delta);
+        }
+        if !(same && step.shown.is_empty()) {
+            show(step, before, &after, opening, arbitrary, id, around, cx);
+        }
+        step.after = after;
+        wrote
+    }
+}
+
+/// What working out a second did.
+#[derive(Clone, Copy, Default)]
+struct Wrote {
+    /// Rows of the ledger were written.
+    entries: bool,
+    /// The state after it is another than before.
+    state: bool,
+}
+
+fn in_order(before: Option<u64>, snaps: &[Snap]) -> (Vec<usize>, Evidence) {
+    match snaps {
+        [] => (Vec::new(), Evidence::Alone),
+        [_] => (vec![0], Evidence::Alone),
+        _ => {
+            // Snapshots that are alike in everything are told apart by their ids, so that rows list them alike.
+            let mut alike: Vec<usize> = (0..snaps.len()).collect();
+            alike.sort_unstable_by_key(|index| &snaps[*index].id);
+            let traces: Vec<&Trace> = alike.iter().map(|index| &snaps[*index].trace).collect();
+            let (order, evidence) = order::order(before, &traces);
+            (order.into_iter().map(|index| alike[index]).collect(), evidence)
+        }
+    }
+}
+
+/// When the value before the first snapshot began: at the start, or at the end of a trial that was over by then.
+fn opening_time(content: &Content, first: EventTime) -> EventTime {
+    let trial_end = content.trial_end.filter(|end| *end <= first);
+    content.started.max(trial_end).map_or(first, |time| time.min(first))
+}
+
+fn place<'a>(cx: &Context<'a>, subscription: &'a SubscriptionId, time: EventTime, opening: bool) -> Place<'a> {
+    Place {
+        scope: cx.scope,
+        customer: cx.customer,
+        subscription,
+        time,
+        opening,
+        trigger: cx.trigger,
+    }
+}
+
+/// Writes the item states of a second that are not written yet, or no longer hold.
+#[allow(clippy::too_many_arguments, reason = "the whole of a second")]
+fn show(
+    step: &mut Step,
+    before: &State,
+    after: &State,
+    opening: bool,
+    arbitrary: bool,
+    id: &SubscriptionId,
+    around: &dyn Surroundings,
+    cx: &mut Context<'_>,
+) {
+    let print_in = |parts: &[(SubscriptionItemId, u64)], item: &SubscriptionItemId| {
+        parts.iter().find(|(id, _)| id == item).map(|(_, print)| *print)
+    };
+    let (old, new) = (&before.valued.parts, &after.valued.parts);
+    let mut wanted: Vec<(SubscriptionItemId, u64)> = new
+        .iter()
+        .filter(|(item, print)| print_in(old, item) != Some(*print))
+        .cloned()
+        .collect();
+    wanted.extend(
+        old.iter()
+            .filter(|(item, _)| print_in(new, item).is_none())
+            .map(|(item, _)| (item.clone(), REMOVED)),
+    );
+    for (item, _) in &step.shown {
+        if !wanted.iter().any(|(other, _)| other == item) {
+            wanted.push((item.clone(), print_in(new, item).unwrap_or(REMOVED)));
+        }
+    }
+    wanted.retain(|shown| !step.shown.contains(shown));
+    let Some(event_id) = &after.event_id else { return };
+    let customer_discounts = around.discounts_at(step.time);
+    for (item_id, print) in wanted {
+        let removed = print == REMOVED;
+        let source = if removed {
+            &before.valued.content
+        } else {
+            &after.valued.content
+        };
+        let Some(content) = source.as_deref() else { continue };
+        let Some(item) = content.items.iter().find(|item| item.id == item_id) else {
+            continue;
+        };
+        let row = states::Row {
+            scope: cx.scope,
+            customer: cx.customer,
+            subscription: id,
+            content,
+            ended: after.valued.ended,
+            removed,
+            reconstructed: opening,
+            time: step.time,
+            known_at: after.known_at,
+            event_id: event_id.clone(),
+            customer_discounts: &customer_discounts,
+            arbitrary,
+        };
+        cx.delta.item_states.push(row.of(item, cx.shelf, cx.rules));
+        step.shown.retain(|(other, _)| *other != item_id);
+        let shown = &mut step.shown;
+        content::insert_tight(shown, shown.len(), (item_id, print));
+    }
+}
+
+/// Stands for an item that is no longer there.
+const REMOVED: u64 = 0;

@@ -1,0 +1,307 @@
+//! Exact money: currencies with Stripe's exponents, and amounts as decimals with six places. No floats.
+//!
+//! Inside a computation values are [`Rational`]s; they become an [`Amount`] once, half-even, when a row is
+//! written. A change is always the difference of two such amounts, so that sums close.
+
+use std::{fmt, iter::Sum, ops::Neg, str::FromStr};
+
+use num_bigint::BigInt;
+use num_rational::BigRational;
+use num_traits::{Signed, ToPrimitive, Zero};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// Exact intermediate value.
+pub type Rational = BigRational;
+
+/// Decimal places of an [`Amount`]; the scale of every money column.
+pub const SCALE: u32 = 6;
+const UNIT: i128 = 1_000_000;
+
+/// The largest magnitude a `decimal(28,6)` column holds, in millionths.
+pub const MAX_MICROS: i128 = 10_i128.pow(28) - 1;
+
+const ZERO_DECIMAL: [&str; 15] = [
+    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf",
+];
+const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
+
+/// What can be wrong with a money value.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    /// Not three letters.
+    #[error("`{0}` is not a currency: expected a three-letter ISO 4217 code")]
+    Currency(String),
+    /// Not a decimal number.
+    #[error("`{0}` is not a decimal number")]
+    Decimal(String),
+    /// Beyond `decimal(28,6)`.
+    #[error("amount is beyond decimal(28,6)")]
+    Overflow,
+}
+
+/// A three-letter currency code, lower case as Stripe writes it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Currency([u8; 3]);
+
+impl Currency {
+    /// The code in lower case.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+
+    /// Digits after the decimal point in Stripe's minor units: 0, 2 or 3. ISK and UGX are two-decimal in the
+    /// API although they have no minor unit.
+    #[must_use]
+    pub fn exponent(&self) -> u32 {
+        if ZERO_DECIMAL.contains(&self.as_str()) {
+            0
+        } else if THREE_DECIMAL.contains(&self.as_str()) {
+            3
+        } else {
+            2
+        }
+    }
+}
+
+impl FromStr for Currency {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text.as_bytes() {
+            [a, b, c] if text.bytes().all(|b| b.is_ascii_alphabetic()) => {
+                Ok(Self([a, b, c].map(u8::to_ascii_lowercase)))
+            }
+            _ => Err(Error::Currency(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for Currency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Currency {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Currency {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Money in major units with six decimal places, within `decimal(28,6)`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Amount(i128);
+
+impl Amount {
+    /// Nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// From millionths of a major unit.
+    #[must_use]
+    pub const fn from_micros(micros: i128) -> Self {
+        Self(micros)
+    }
+
+    /// Millionths of a major unit: the raw value of a `decimal(28,6)` column.
+    #[must_use]
+    pub const fn micros(self) -> i128 {
+        self.0
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub const fn is_zero(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Rounds an exact value in major units half-even to six places.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] beyond `decimal(28,6)`.
+    pub fn round(major: &Rational) -> Result<Self, Error> {
+        let micros = round_half_even(&(major * BigInt::from(UNIT)))
+            .to_i128()
+            .ok_or(Error::Overflow)?;
+        if micros.abs() > MAX_MICROS {
+            return Err(Error::Overflow);
+        }
+        Ok(Self(micros))
+    }
+
+    /// Rounds an exact value in Stripe's minor units of `currency`.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] beyond `decimal(28,6)`.
+    pub fn from_minor(minor: &Rational, currency: Currency) -> Result<Self, Error> {
+        Self::round(&(minor / BigInt::from(10_u32.pow(currency.exponent()))))
+    }
+
+    /// Sum, if it fits.
+    #[must_use]
+    pub fn checked_add(self, other: Self) -> Option<Self> {
+        self.0.checked_add(other.0).filter(|v| v.abs() <= MAX_MICROS).map(Self)
+    }
+
+    /// Difference, if it fits.
+    #[must_use]
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.checked_add(-other)
+    }
+}
+
+impl Neg for Amount {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self(-self.0)
+    }
+}
+
+/// Sums stay far inside `i128`: 10^28 × 10^9 rows still fit.
+impl Sum for Amount {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        Self(iter.map(|a| a.0).sum())
+    }
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let magnitude = self.0.unsigned_abs();
+        write!(
+            f,
+            "{sign}{}.{:06}",
+            magnitude / UNIT.unsigned_abs(),
+            magnitude % UNIT.unsigned_abs()
+        )
+    }
+}
+
+impl fmt::Debug for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Rounds to the nearest integer, ties to the even one.
+#[must_use]
+pub fn round_half_even(value: &Rational) -> BigInt {
+    let floor = value.floor().to_integer();
+    let twice = (value - Rational::from_integer(floor.clone())) * BigInt::from(2);
+    let one = Rational::from_integer(BigInt::from(1));
+    let odd = !(&floor % BigInt::from(2)).is_zero();
+    if twice > one || (twice == one && odd) {
+        floor + 1
+    } else {
+        floor
+    }
+}
+
+/// Reads a JSON decimal (`"0.0125"`, `-3`, `1e3` is refused) exactly.
+///
+/// # Errors
+/// [`Error::Decimal`] when the text is not a plain decimal number of at most 64 digits.
+pub fn parse_decimal(text: &str) -> Result<Rational, Error> {
+    let bad = || Error::Decimal(text.chars().take(32).collect());
+    let (negative, digits) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    if whole.is_empty() || whole.len() + fraction.len() > 64 || (digits.contains('.') && fraction.is_empty()) {
+        return Err(bad());
+    }
+    if !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    let numerator: BigInt = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
+    let value = Rational::new(numerator, BigInt::from(10).pow(fraction.len() as u32));
+    Ok(if negative { -value.abs() } else { value })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ratio(numerator: i64, denominator: i64) -> Rational {
+        Rational::new(numerator.into(), denominator.into())
+    }
+
+    #[test]
+    fn ties_go_to_the_even_neighbour() {
+        for (numerator, denominator, rounded) in [(1, 2, 0), (3, 2, 2), (5, 2, 2), (-1, 2, 0), (-3, 2, -2), (7, 3, 2)] {
+            assert_eq!(round_half_even(&ratio(numerator, denominator)), BigInt::from(rounded));
+        }
+        assert_eq!(Amount::round(&ratio(1, 2_000_000)), Ok(Amount::ZERO));
+        assert_eq!(Amount::round(&ratio(3, 2_000_000)), Ok(Amount::from_micros(2)));
+    }
+
+    #[test]
+    fn minor_units_have_the_exponent_stripe_gives_them() {
+        for (code, text) in [
+            ("usd", "12.34"),
+            ("jpy", "1234"),
+            ("kwd", "1.234"),
+            ("isk", "12.34"),
+            ("ugx", "12.34"),
+        ] {
+            let amount = Amount::from_minor(&ratio(1_234, 1), code.parse().unwrap());
+            assert_eq!(amount, Amount::round(&parse_decimal(text).unwrap()), "{code}");
+        }
+        assert_eq!("US".parse::<Currency>(), Err(Error::Currency("US".to_owned())));
+    }
+
+    #[test]
+    fn amounts_stop_at_what_a_column_holds() {
+        let most = Amount::from_micros(MAX_MICROS);
+        assert_eq!(most.to_string(), "9999999999999999999999.999999");
+        assert_eq!(most.checked_add(Amount::from_micros(1)), None);
+        assert_eq!(
+            Amount::round(&Rational::from_integer(BigInt::from(10).pow(22))),
+            Err(Error::Overflow)
+        );
+    }
+
+    #[test]
+    fn decimals_are_read_exactly_or_refused() {
+        assert_eq!(parse_decimal("-0.000000000001").unwrap(), ratio(-1, 1_000_000_000_000));
+        for bad in ["", "-", ".5", "5.", "1e3", "+1", "1 ", "٣", &"9".repeat(65)] {
+            assert!(parse_decimal(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_is_to_the_nearest_and_symmetric(numerator in any::<i64>(), denominator in 1..1_000_000_i64) {
+            let value = ratio(numerator, denominator);
+            let rounded = round_half_even(&value);
+            let distance = (&value - Rational::from_integer(rounded.clone())).abs();
+            prop_assert!(distance <= ratio(1, 2));
+            prop_assert!(distance < ratio(1, 2) || (&rounded % 2_u32).is_zero());
+            prop_assert_eq!(round_half_even(&-value), -rounded);
+        }
+
+        #[test]
+        fn what_is_written_reads_back(micros in -MAX_MICROS..=MAX_MICROS) {
+            let amount = Amount::from_micros(micros);
+            prop_assert_eq!(Amount::round(&parse_decimal(&amount.to_string()).unwrap()), Ok(amount));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Calendar functions in a time zone, as scalar SQL functions: the same in pipelines, in queries and in batch.
+//!
+//! `date_trunc` with a zone fails where midnight does not exist, so days are taken from the zone's own calendar.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Date32Array, PrimitiveArray},
+    datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
+};
+use chrono::{Datelike, NaiveDate, TimeDelta, TimeZone, Utc};
+use chrono_tz::Tz;
+use datafusion::{
+    common::{DataFusionError, Result, ScalarValue, exec_err},
+    logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility},
+};
+
+/// Days from 0001-01-01 to 1970-01-01 in chrono's count.
+const EPOCH_FROM_CE: i32 = 719_163;
+
+/// The calendar day of an instant in a zone, as days since 1970.
+#[must_use]
+pub fn local_day(micros: i64, zone: Tz) -> Option<i32> {
+    let utc = chrono::DateTime::<Utc>::from_timestamp_micros(micros)?;
+    Some(utc.with_timezone(&zone).date_naive().num_days_from_ce() - EPOCH_FROM_CE)
+}
+
+/// The first instant of a calendar day in a zone, in microseconds since 1970. Where midnight does not exist, the day
+/// begins when the clocks have gone forward; where it comes twice, with the first.
+#[must_use]
+pub fn first_instant(day: i32, zone: Tz) -> Option<i64> {
+    let date = NaiveDate::from_num_days_from_ce_opt(day.checked_add(EPOCH_FROM_CE)?)?;
+    let midnight = date.and_hms_opt(0, 0, 0)?;
+    // No zone skips more than a day's beginning by more than a few hours, except where a whole day was skipped.
+    (0..=48 * 4).find_map(|quarter| {
+        zone.from_local_datetime(&(midnight + TimeDelta::minutes(15 * quarter)))
+            .earliest()
+            .map(|instant| instant.timestamp_micros())
+    })
+}
+
+/// `local_date(timestamptz, zone) → date`
+#[must_use]
+pub fn local_date() -> ScalarUDF {
+    ScalarUDF::from(LocalDate {
+        signature: Signature::one_of(
+            vec![TypeSignature::Exact(vec![
+                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+                DataType::Utf8,
+            ])],
+            Volatility::Immutable,
+        ),
+    })
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct LocalDate {
+    signature: Signature,
+}
+
+impl ScalarUDFImpl for LocalDate {
+    fn name(&self) -> &str {
+        "local_date"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Date32)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let [instants, ColumnarValue::Scalar(ScalarValue::Utf8(Some(zone)))] = args.args.as_slice() else {
+            return exec_err!("local_date takes a timestamp and one time zone, such as 'Europe/Berlin'");
+        };
+        let zone: Tz = zone.parse().map_err(|_| {
+            DataFusionError::Execution(format!("`{zone}` is not an IANA time zone, such as 'Europe/Berlin'"))
+        })?;
+        let scalar = matches!(instants, ColumnarValue::Scalar(_));
+        let instants = instants.to_array(args.number_rows)?;
+        let instants: &PrimitiveArray<TimestampMicrosecondType> = instants.as_primitive();
+        let days: Date32Array =
+            instants.iter().map(|micros| micros.and_then(|micros| local_day(micros, zone))).collect();
+        if days.null_count() > instants.null_count() {
+            return exec_err!("a timestamp is outside the calendar");
+        }
+        let days: ArrayRef = Arc::new(days);
+        Ok(if scalar && args.number_rows == 1 {
+            ColumnarValue::Scalar(ScalarValue::try_from_array(&days, 0)?)
+        } else {
+            ColumnarValue::Array(days)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn day(text: &str) -> i32 {
+        text.parse::<NaiveDate>().unwrap().num_days_from_ce() - EPOCH_FROM_CE
+    }
+
+    #[test]
+    fn a_day_begins_at_its_first_instant_even_without_a_midnight() {
+        for (zone, date) in [
+            ("Africa/Cairo", "2024-04-26"),
+            ("Asia/Beirut", "2024-03-31"),
+            ("America/Havana", "2024-03-10"),
+            ("America/Havana", "2024-11-03"),
+            ("Europe/Berlin", "2024-03-31"),
+            ("Pacific/Apia", "2011-12-31"),
+            ("Asia/Kathmandu", "2024-01-01"),
+        ] {
+            let zone: Tz = zone.parse().unwrap();
+            let begins = first_instant(day(date), zone).unwrap();
+            assert_eq!(local_day(begins, zone), Some(day(date)), "{zone} {date}");
+            assert!(local_day(begins - 1, zone) < Some(day(date)), "{zone} {date}");
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! How a pipeline is maintained: its class, and the pieces its plan is cut into.
+//!
+//! The analysed logical plan is searched for a linear part (filters, projections, unions over streaming relations):
+//! what it yields for a set of changes does not depend on any other row. A plan that is linear as a whole is
+//! *stateless*. A plan with exactly one GROUP BY over a linear part is *aggregate*: the GROUP BY is taken out, its
+//! groups are kept as state, and the rest, the suffix, reads the groups as a table. What is neither is refused with
+//! the reason; it is never silently recomputed.
+//!
+//! The GROUP BY is replaced as a whole node with all that is below it, so nothing of the query can be lost on the way.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::{
+    common::{
+        Column, DFSchema,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    datasource::provider_as_source,
+    logical_expr::{
+        Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Volatility, case, expr::AggregateFunction, lit,
+    },
+};
+
+use super::leaf::{Cell, CellTable};
+
+/// The table that stands for the GROUP BY in a suffix.
+const GROUPS: &str = "__groups";
+
+/// Why a query cannot be maintained, and what to write instead.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) reason: String,
+    /// Words of the SQL to point at.
+    pub(crate) needle: String,
+    pub(crate) hint: String,
+}
+
+fn refuse<T>(reason: impl Into<String>, needle: &str, hint: &str) -> Result<T, Refusal> {
+    Err(Refusal { reason: reason.into(), needle: needle.to_owned(), hint: hint.to_owned() })
+}
+
+impl From<datafusion::error::DataFusionError> for Refusal {
+    fn from(error: datafusion::error::DataFusionError) -> Self {
+        Self { reason: error.strip_backtrace(), needle: String::new(), hint: String::new() }
+    }
+}
+
+/// What is known of a relation when a query over it is classified.
+#[derive(Clone, Debug)]
+pub struct Relation {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Whether rows are only ever added to it.
+    pub appended: bool,
+    /// Whether it is so small that a suffix may read it whole.
+    pub small: bool,
+}
+
+/// What an accumulator does with its argument.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AggregateKind {
+    Sum,
+    Count,
+    Min,
+    Max,
+}
+
+/// One aggregate of the GROUP BY.
+#[derive(Clone, Debug)]
+pub(crate) struct AggregateColumn {
+    pub(crate) kind: AggregateKind,
+    /// The column of the input that holds its argument; `None` for `count(*)`.
+    pub(crate) argument: Option<usize>,
+    /// The type SQL gives the result.
+    pub(crate) output: DataType,
+}
+
+/// A GROUP BY cut out of its query.
+#[derive(Debug)]
+pub(crate) struct Grouping {
+    /// Yields the group keys, then the arguments.
+    pub(crate) input: LogicalPlan,
+    pub(crate) keys: usize,
+    pub(crate) aggregates: Vec<AggregateColumn>,
+    /// The groups as the suffix sees them: keys, then results.
+    pub(crate) schema: SchemaRef,
+    /// The rest of the query, over the groups.
+    pub(crate) suffix: LogicalPlan,
+    pub(crate) groups: Cell,
+    /// The key columns by which the suffix can be computed for some groups without the others; empty when it needs
+    /// all of them.
+    pub(crate) partition: Vec<usize>,
+    /// The names of the key columns, for people.
+    pub(crate) key_names: Vec<String>,
+    /// Small relations that the suffix reads.
+    pub(crate) small: Vec<String>,
+}
+
+/// A classified query.
+#[derive(Debug)]
+pub(crate) enum Class {
+    Stateless(LogicalPlan),
+    Aggregate(Box<Grouping>),
+}
+
+/// Cuts an analysed plan, or says why it cannot be maintained.
+pub(crate) fn classify(plan: LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<Class, Refusal> {
+    refuse_unstable(&plan)?;
+    if is_linear(&plan, relations).is_ok() {
+        return Ok(Class::Stateless(plan));
+    }
+    let mut found: Vec<Aggregate> = Vec::new();
+    plan.apply(|node| {
+        if let LogicalPlan::Aggregate(aggregate) = node
+            && is_linear(&aggregate.input, relations).is_ok()
+            && reads_streams(&aggregate.input, relations)
+        {
+            if !found.contains(aggregate) {
+                found.push(aggregate.clone());
+            }
+            return Ok(TreeNodeRecursion::Jump);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    let aggregate = match found.as_slice() {
+        [one] => one.clone(),
+        [] => {
+            let culprit = is_linear(&plan, relations).err().unwrap_or_default();
+            return refuse(
+                format!("{culprit} over a stream of changes cannot be maintained without a GROUP BY below it"),
+                &culprit,
+                "aggregate first (one GROUP BY over filters, projections and UNION ALL), then join, order or window \
+                 the groups",
+            );
+        }
+        _ => {
+            return refuse(
+                format!("the query has {} different GROUP BYs over streams; one can be maintained", found.len()),
+                "GROUP BY",
+                "gather what they need with UNION ALL below a single GROUP BY, or write two pipelines",
+            );
+        }
+    };
+    let appended = only_appended(&aggregate.input, relations);
+    cut(plan, &aggregate, appended, relations).map(|grouping| Class::Aggregate(Box::new(grouping)))
+}
+
+fn cut(
+    plan: LogicalPlan,
+    aggregate: &Aggregate,
+    appended: bool,
+    relations: &BTreeMap<String, Relation>,
+) -> Result<Grouping, Refusal> {
+    let keys = aggregate.group_expr.len();
+    let mut columns: Vec<Expr> = Vec::new();
+    for (i, expr) in aggregate.group_expr.iter().enumerate() {
+        if matches!(expr, Expr::GroupingSet(_)) {
+            return refuse("grouping sets cannot be maintained", "GROUP BY", "write one GROUP BY of plain columns");
+        }
+        columns.push(expr.clone().alias(format!("k{i}")));
+    }
+    let mut aggregates = Vec::new();
+    for (i, expr) in aggregate.aggr_expr.iter().enumerate() {
+        let (kind, argument) = accumulator(expr, appended)?;
+        let position = argument.is_some().then_some(columns.len());
+        columns.extend(argument.map(|argument| argument.alias(format!("a{i}"))));
+        let output = aggregate.schema.field(keys + i).data_type().clone();
+        aggregates.push(AggregateColumn { kind, argument: position, output });
+    }
+    let input = LogicalPlanBuilder::from(Arc::unwrap_or_clone(Arc::clone(&aggregate.input))).project(columns)?.build()?;
+
+    let schema: SchemaRef = Arc::new(Schema::new(
+        aggregate
+            .schema
+            .fields()
+            .iter()
+            .enumerate()
+            .map(|(i, f)| Field::new(format!("g{i}"), f.data_type().clone(), f.is_nullable()))
+            .collect::<Vec<_>>(),
+    ));
+    let groups = Cell::default();
+    let provider = Arc::new(CellTable::new(Arc::clone(&schema), groups.clone()));
+    let named = aggregate.schema.iter().enumerate().map(|(i, (qualifier, field))| {
+        Expr::Column(Column::new(Some(GROUPS), format!("g{i}"))).alias_qualified(qualifier.cloned(), field.name())
+    });
+    let scan = LogicalPlanBuilder::scan(GROUPS, provider_as_source(provider), None)?.project(named)?.build()?;
+    let suffix = plan
+        .transform_down(|node| match &node {
+            LogicalPlan::Aggregate(other) if other == aggregate => {
+                Ok(Transformed::new(scan.clone(), true, TreeNodeRecursion::Jump))
+            }
+            _ => Ok(Transformed::no(node)),
+        })?
+        .data;
+
+    let mut small = Vec::new();
+    let mut stray = None;
+    suffix.apply(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let name = scan.table_name.table();
+            match relations.get(name) {
+                Some(relation) if relation.small => small.push(name.to_owned()),
+                Some(_) => stray = Some(name.to_owned()),
+                None => {}
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if let Some(name) = stray {
+        return refuse(
+            format!("the query reads `{name}` outside its GROUP BY"),
+            &name,
+            "read it below the same GROUP BY with UNION ALL, or in a pipeline of its own",
+        );
+    }
+    small.sort();
+    small.dedup();
+    let partition = if small.is_empty() { partition_keys(&suffix, keys) } else { Vec::new() };
+    let key_names = (0..keys).map(|i| aggregate.schema.field(i).name().clone()).collect();
+    Ok(Grouping { input, keys, aggregates, schema, suffix, groups, partition, key_names, small })
+}
+
+/// The accumulator of an aggregate expression, and the argument it is fed with.
+fn accumulator(expr: &Expr, appended: bool) -> Result<(AggregateKind, Option<Expr>), Refusal> {
+    let function = match expr {
+        Expr::Alias(alias) => return accumulator(&alias.expr, appended),
+        Expr::AggregateFunction(function) => function,
+        other => return refuse(format!("`{other}` is not an aggregate"), "GROUP BY", ""),
+    };
+    let AggregateFunction { func, params } = function;
+    let name = func.name();
+    if params.distinct || !params.order_by.is_empty() || params.null_treatment.is_some() {
+        return refuse(
+            format!("`{expr}` depends on more than each row by itself"),
+            name,
+            "leave out DISTINCT, ORDER BY and IGNORE NULLS inside aggregates",
+        );
+    }
+    let kind = match name {
+        "sum" => AggregateKind::Sum,
+        "count" => AggregateKind::Count,
+        "min" if appended => AggregateKind::Min,
+        "max" if appended => AggregateKind::Max,
+        "min" | "max" => {
+            return refuse(
+                format!("`{name}` cannot take back a row, and the rows below it can change"),
+                name,
+                "use it over append-only tables (mrr_ledger, item_states, billing_events), or on the groups of another GROUP BY",
+            );
+        }
+        "avg" => {
+            return refuse("`avg` is not kept", "avg", "write sum(x) / count(x)");
+        }
+        other => {
+            return refuse(
+                format!("the aggregate `{other}` cannot be maintained yet"),
+                other,
+                "sum, count, and over append-only tables min and max are",
+            );
+        }
+    };
+    let argument = match params.args.as_slice() {
+        [Expr::Literal(value, _)] if kind == AggregateKind::Count && !value.is_null() => None,
+        [argument] => Some(argument.clone()),
+        _ => return refuse(format!("`{name}` takes one argument"), name, ""),
+    };
+    let argument = match (argument, &params.filter) {
+        (argument, None) => argument,
+        (argument, Some(filter)) => {
+            Some(case(lit(true)).when((**filter).clone(), argument.unwrap_or_else(|| lit(1_i64))).end()?)
+        }
+    };
+    Ok((kind, argument))
+}
+
+/// `Err` with the name of the first operator that is not linear.
+fn is_linear(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<(), String> {
+    match plan {
+        LogicalPlan::TableScan(scan) => match relations.get(scan.table_name.table()) {
+            Some(_) if scan.fetch.is_none() => Ok(()),
+            _ => Err("LIMIT".to_owned()),
+        },
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_) => {
+            if plan.expressions().iter().any(has_subquery) {
+                return Err("a subquery in an expression".to_owned());
+            }
+            plan.inputs().into_iter().try_for_each(|input| is_linear(input, relations))
+        }
+        LogicalPlan::Aggregate(_) => Err("GROUP BY".to_owned()),
+        LogicalPlan::Window(_) => Err("OVER".to_owned()),
+        LogicalPlan::Join(_) => Err("JOIN".to_owned()),
+        LogicalPlan::Sort(_) => Err("ORDER BY".to_owned()),
+        LogicalPlan::Limit(_) => Err("LIMIT".to_owned()),
+        LogicalPlan::Distinct(_) => Err("DISTINCT".to_owned()),
+        other => Err(other.display().to_string()),
+    }
+}
+
+fn has_subquery(expr: &Expr) -> bool {
+    expr.exists(|e| {
+        Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)))
+    })
+    .unwrap_or(true)
+}
+
+fn reads_streams(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> bool {
+    any_scan(plan, &|name| relations.get(name).is_some_and(|relation| !relation.small))
+}
+
+fn only_appended(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> bool {
+    !any_scan(plan, &|name| relations.get(name).is_none_or(|relation| !relation.appended))
+}
+
+fn any_scan(plan: &LogicalPlan, test: &dyn Fn(&str) -> bool) -> bool {
+    match plan {
+        LogicalPlan::TableScan(scan) => test(scan.table_name.table()),
+        other => other.inputs().into_iter().any(|input| any_scan(input, test)),
+    }
+}
+
+/// Functions of the clock or of chance have no place in an answer that must be the same on every replay.
+fn refuse_unstable(plan: &LogicalPlan) -> Result<(), Refusal> {
+    let mut unstable = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|e| {
+                if let Expr::ScalarFunction(function) = e
+                    && function.func.signature().volatility != Volatility::Immutable
+                {
+                    unstable = Some(function.func.name().to_owned());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match unstable {
+        Some(name) => refuse(
+            format!("`{name}` gives another value on every run"),
+            &name,
+            "use columns and $parameters only; the log's time is in log_clock.last_event_at",
+        ),
+        None => Ok(()),
+    }
+}
+
+/// The group keys by which the suffix falls into independent parts: every window must be partitioned by them, and
+/// every other operator must work row by row.
+fn partition_keys(suffix: &LogicalPlan, keys: usize) -> Vec<usize> {
+    let mut common: Vec<usize> = (0..keys).collect();
+    if collect_partition(suffix, keys, &mut common).is_none() {
+        common.clear();
+    }
+    common
+}
+
+/// Narrows `common` to the keys that every window below is partitioned by, and returns for each output column the
+/// group key it is, if it is one. `None` when an operator is not row by row.
+fn collect_partition(plan: &LogicalPlan, keys: usize, common: &mut Vec<usize>) -> Option<Vec<Option<usize>>> {
+    let through = |input: &LogicalPlan, exprs: &[Expr], common: &mut Vec<usize>| {
+        let lineage = collect_partition(input, keys, common)?;
+        Some(exprs.iter().map(|expr| key_of(expr, input.schema(), &lineage)).collect::<Vec<_>>())
+    };
+    match plan {
+        LogicalPlan::TableScan(scan) if scan.table_name.table() == GROUPS => {
+            let key = |name: &str| name.strip_prefix('g')?.parse().ok().filter(|i| *i < keys);
+            Some(plan.schema().fields().iter().map(|f| key(f.name())).collect())
+        }
+        LogicalPlan::Projection(projection) => {
+            if projection.expr.iter().any(has_subquery) {
+                return None;
+            }
+            through(&projection.input, &projection.expr, common)
+        }
+        LogicalPlan::Filter(filter) if !has_subquery(&filter.predicate) => collect_partition(&filter.input, keys, common),
+        LogicalPlan::SubqueryAlias(alias) => collect_partition(&alias.input, keys, common),
+        LogicalPlan::Window(window) => {
+            let mut lineage = collect_partition(&window.input, keys, common)?;
+            for expr in &window.window_expr {
+                let inner = match expr {
+                    Expr::Alias(alias) => &alias.expr,
+                    other => other,
+                };
+                let Expr::WindowFunction(function) = inner else { return None };
+                let by: Vec<usize> = function
+                    .params
+                    .partition_by
+                    .iter()
+                    .filter_map(|e| key_of(e, window.input.schema(), &lineage))
+                    .collect();
+                common.retain(|key| by.contains(key));
+            }
+            lineage.extend(window.window_expr.iter().map(|_| None));
+            Some(lineage)
+        }
+        _ => None,
+    }
+}
+
+fn key_of(expr: &Expr, schema: &DFSchema, lineage: &[Option<usize>]) -> Option<usize> {
+    match expr {
+        Expr::Alias(alias) => key_of(&alias.expr, schema, lineage),
+        Expr::Column(column) => lineage.get(schema.maybe_index_of_column(column)?).copied().flatten(),
+        _ => None,
+    }
+}

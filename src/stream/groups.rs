@@ -1,0 +1,382 @@
+//! The state of an aggregate pipeline: one row for each group, found by a hash of its key.
+//!
+//! Sums and counts are linear, so a row can be taken back exactly: it is added with weight −1. A group dies when as
+//! many rows have left as came. `min` and `max` take no row back and are accepted over append-only inputs only.
+//! Reading a group does not disturb it, and an epoch costs what it touches, whatever the number of groups.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, UInt64Array, new_null_array,
+    },
+    compute::{cast_with_options, CastOptions},
+    datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type},
+    row::{OwnedRow, RowConverter, SortField},
+};
+use datafusion::common::ScalarValue;
+
+use super::{
+    Error,
+    class::{AggregateColumn, AggregateKind, Grouping},
+};
+
+/// A group's place in the state.
+pub(crate) type Slot = u32;
+
+#[derive(Debug)]
+enum Values {
+    Decimal(Vec<i128>),
+    Integer(Vec<i64>),
+    Unsigned(Vec<u64>),
+    Float(Vec<f64>),
+    Extreme(Vec<ScalarValue>),
+    /// `count` needs no values: the non-null count is its answer.
+    Count,
+}
+
+/// One aggregate over all groups: values, and how many non-null arguments are behind each.
+#[derive(Debug)]
+struct Accumulator {
+    column: AggregateColumn,
+    values: Values,
+    counts: Vec<i64>,
+}
+
+impl Accumulator {
+    fn new(column: AggregateColumn, argument: Option<&DataType>) -> Result<Self, Error> {
+        let values = match (column.kind, argument) {
+            (AggregateKind::Count, _) => Values::Count,
+            (AggregateKind::Min | AggregateKind::Max, _) => Values::Extreme(Vec::new()),
+            (AggregateKind::Sum, Some(DataType::Decimal128(..))) => Values::Decimal(Vec::new()),
+            (AggregateKind::Sum, Some(DataType::Int64)) => Values::Integer(Vec::new()),
+            (AggregateKind::Sum, Some(DataType::UInt64)) => Values::Unsigned(Vec::new()),
+            (AggregateKind::Sum, Some(DataType::Float64)) => Values::Float(Vec::new()),
+            (AggregateKind::Sum, other) => {
+                return Err(Error::Internal(format!("sums of {other:?} are not kept")));
+            }
+        };
+        Ok(Self { column, values, counts: Vec::new() })
+    }
+
+    fn grow(&mut self) -> Result<(), Error> {
+        self.counts.push(0);
+        match &mut self.values {
+            Values::Decimal(v) => v.push(0),
+            Values::Integer(v) => v.push(0),
+            Values::Unsigned(v) => v.push(0),
+            Values::Float(v) => v.push(0.0),
+            Values::Extreme(v) => v.push(ScalarValue::try_from(&self.column.output)?),
+            Values::Count => {}
+        }
+        Ok(())
+    }
+
+    /// Adds every row of `batch`, `weight` (1 or −1) times, to the slot beside it.
+    fn update(&mut self, batch: &RecordBatch, slots: &[Slot], weight: i64) -> Result<(), Error> {
+        let Some(argument) = self.column.argument else {
+            slots.iter().for_each(|slot| self.counts[*slot as usize] += weight);
+            return Ok(());
+        };
+        let array = batch.column(argument);
+        let overflow = || Error::Overflow(self.column.output.to_string());
+        let rows = || slots.iter().enumerate().filter(|(row, _)| array.is_valid(*row)).map(|(row, s)| (row, *s as usize));
+        for (_, slot) in rows() {
+            self.counts[slot] += weight;
+        }
+        match &mut self.values {
+            Values::Count => {}
+            Values::Decimal(values) => {
+                let array = array.as_primitive::<Decimal128Type>();
+                for (row, slot) in rows() {
+                    values[slot] =
+                        values[slot].checked_add(array.value(row) * i128::from(weight)).ok_or_else(overflow)?;
+                }
+            }
+            Values::Integer(values) => {
+                let array = array.as_primitive::<Int64Type>();
+                for (row, slot) in rows() {
+                    let term = array.value(row).checked_mul(weight).ok_or_else(overflow)?;
+                    values[slot] = values[slot].checked_add(term).ok_or_else(overflow)?;
+                }
+            }
+            Values::Unsigned(values) => {
+                let array = array.as_primitive::<UInt64Type>();
+                for (row, slot) in rows() {
+                    let term = array.value(row);
+                    let sum = if weight > 0 { values[slot].checked_add(term) } else { values[slot].checked_sub(term) };
+                    values[slot] = sum.ok_or_else(overflow)?;
+                }
+            }
+            Values::Float(values) => {
+                let array = array.as_primitive::<Float64Type>();
+                for (row, slot) in rows() {
+                    values[slot] += array.value(row) * weight as f64;
+                }
+            }
+            Values::Extreme(values) => {
+                if weight < 0 {
+                    return Err(Error::Internal("a row was taken back from min or max".to_owned()));
+                }
+                let better = match self.column.kind {
+                    AggregateKind::Min => std::cmp::Ordering::Less,
+                    _ => std::cmp::Ordering::Greater,
+                };
+                for (row, slot) in rows() {
+                    let value = ScalarValue::try_from_array(array, row)?;
+                    if values[slot].is_null() || value.partial_cmp(&values[slot]) == Some(better) {
+                        values[slot] = value;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The aggregate's values of some slots, as SQL gives them.
+    fn read(&self, slots: &[Slot]) -> Result<ArrayRef, Error> {
+        let slots = slots.iter().map(|slot| *slot as usize);
+        let known = |slot: usize| self.counts[slot] != 0;
+        let array: ArrayRef = match &self.values {
+            Values::Count => Arc::new(Int64Array::from_iter_values(slots.map(|slot| self.counts[slot]))),
+            Values::Decimal(values) => {
+                let array: Decimal128Array = slots.map(|slot| known(slot).then(|| values[slot])).collect();
+                Arc::new(array.with_data_type(self.column.output.clone()))
+            }
+            Values::Integer(values) => {
+                Arc::new(slots.map(|slot| known(slot).then(|| values[slot])).collect::<Int64Array>())
+            }
+            Values::Unsigned(values) => {
+                Arc::new(slots.map(|slot| known(slot).then(|| values[slot])).collect::<UInt64Array>())
+            }
+            Values::Float(values) => {
+                Arc::new(slots.map(|slot| known(slot).then(|| values[slot])).collect::<Float64Array>())
+            }
+            Values::Extreme(values) => {
+                let mut picked = slots.map(|slot| values[slot].clone()).peekable();
+                match picked.peek() {
+                    Some(_) => ScalarValue::iter_to_array(picked)?,
+                    None => new_null_array(&self.column.output, 0),
+                }
+            }
+        };
+        Ok(cast_with_options(&array, &self.column.output, &CastOptions { safe: false, ..Default::default() })?)
+    }
+
+    /// Puts back what [`Self::read`] and the counts gave, in slot order.
+    fn load(&mut self, values: &ArrayRef, counts: &Int64Array) -> Result<(), Error> {
+        self.counts = counts.values().to_vec();
+        match &mut self.values {
+            Values::Count => {}
+            Values::Decimal(v) => *v = values.as_primitive::<Decimal128Type>().values().to_vec(),
+            Values::Integer(v) => *v = values.as_primitive::<Int64Type>().values().to_vec(),
+            Values::Unsigned(v) => *v = values.as_primitive::<UInt64Type>().values().to_vec(),
+            Values::Float(v) => *v = values.as_primitive::<Float64Type>().values().to_vec(),
+            Values::Extreme(v) => {
+                *v = (0..values.len()).map(|row| ScalarValue::try_from_array(values, row)).collect::<Result<_, _>>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All groups of one pipeline.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    keys: RowConverter,
+    /// The part of the key by which the suffix is recomputed.
+    partition: RowConverter,
+    partition_columns: Vec<usize>,
+    index: HashMap<OwnedRow, Slot>,
+    by_slot: Vec<Option<OwnedRow>>,
+    members: HashMap<OwnedRow, Vec<Slot>>,
+    rows: Vec<i64>,
+    free: Vec<Slot>,
+    accumulators: Vec<Accumulator>,
+    schema: SchemaRef,
+    key_columns: usize,
+}
+
+impl Groups {
+    pub(crate) fn new(grouping: &Grouping) -> Result<Self, Error> {
+        let input = grouping.input.schema();
+        let fields = |columns: &[usize]| {
+            columns.iter().map(|i| SortField::new(input.field(*i).data_type().clone())).collect::<Vec<_>>()
+        };
+        let all: Vec<usize> = (0..grouping.keys).collect();
+        Ok(Self {
+            keys: RowConverter::new(fields(&all))?,
+            partition: RowConverter::new(fields(&grouping.partition))?,
+            partition_columns: grouping.partition.clone(),
+            index: HashMap::new(),
+            by_slot: Vec::new(),
+            members: HashMap::new(),
+            rows: Vec::new(),
+            free: Vec::new(),
+            accumulators: grouping
+                .aggregates
+                .iter()
+                .map(|column| {
+                    let argument = column.argument.map(|i| input.field(i).data_type().clone());
+                    Accumulator::new(column.clone(), argument.as_ref())
+                })
+                .collect::<Result<_, _>>()?,
+            schema: Arc::clone(&grouping.schema),
+            key_columns: grouping.keys,
+        })
+    }
+
+    /// How many groups there are.
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The slot of every row of an input batch; groups that are not there yet are made, empty.
+    pub(crate) fn locate(&mut self, batch: &RecordBatch) -> Result<Vec<Slot>, Error> {
+        let keys = self.keys.convert_columns(&batch.columns()[..self.key_columns])?;
+        let partition_arrays: Vec<ArrayRef> =
+            self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
+        let partitions = (!partition_arrays.is_empty())
+            .then(|| self.partition.convert_columns(&partition_arrays))
+            .transpose()?;
+        let mut slots = Vec::with_capacity(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let key = keys.row(row).owned();
+            if let Some(slot) = self.index.get(&key) {
+                slots.push(*slot);
+                continue;
+            }
+            let slot = match self.free.pop() {
+                Some(slot) => slot,
+                None => {
+                    let slot = Slot::try_from(self.rows.len())
+                        .map_err(|_| Error::Limit("a pipeline has more than 4,294,967,295 groups".to_owned()))?;
+                    self.rows.push(0);
+                    self.by_slot.push(None);
+                    self.accumulators.iter_mut().try_for_each(Accumulator::grow)?;
+                    slot
+                }
+            };
+            self.by_slot[slot as usize] = Some(key.clone());
+            self.index.insert(key, slot);
+            if let Some(partitions) = &partitions {
+                self.members.entry(partitions.row(row).owned()).or_default().push(slot);
+            }
+            slots.push(slot);
+        }
+        Ok(slots)
+    }
+
+    /// All slots that the suffix must see again when the given input rows have changed: with a partition, those of
+    /// the partitions touched; without, all.
+    pub(crate) fn affected(&self, batches: &[&RecordBatch]) -> Result<Vec<Slot>, Error> {
+        if self.partition_columns.is_empty() {
+            return Ok(self.index.values().copied().collect());
+        }
+        let mut seen = std::collections::HashSet::new();
+        let mut slots = Vec::new();
+        for batch in batches {
+            let columns: Vec<ArrayRef> =
+                self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
+            let partitions = self.partition.convert_columns(&columns)?;
+            for row in 0..batch.num_rows() {
+                let partition = partitions.row(row).owned();
+                if let Some(members) = self.members.get(&partition)
+                    && seen.insert(partition)
+                {
+                    slots.extend_from_slice(members);
+                }
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Adds rows (weight 1) or takes them back (weight −1).
+    pub(crate) fn update(&mut self, batch: &RecordBatch, slots: &[Slot], weight: i64) -> Result<(), Error> {
+        for slot in slots {
+            self.rows[*slot as usize] += weight;
+        }
+        self.accumulators.iter_mut().try_for_each(|a| a.update(batch, slots, weight))
+    }
+
+    /// Removes those of the slots that have no rows left.
+    pub(crate) fn bury(&mut self, slots: &[Slot]) -> Result<(), Error> {
+        let mut dead: Vec<Slot> = slots.iter().copied().filter(|slot| self.rows[*slot as usize] <= 0).collect();
+        dead.sort_unstable();
+        dead.dedup();
+        if let Some(slot) = dead.iter().find(|slot| self.rows[**slot as usize] < 0) {
+            return Err(Error::Internal(format!("group {slot} has lost more rows than it had")));
+        }
+        for slot in &dead {
+            if let Some(key) = self.by_slot[*slot as usize].take() {
+                if !self.partition_columns.is_empty() {
+                    let columns = self.keys.convert_rows([key.row()])?;
+                    let columns: Vec<ArrayRef> =
+                        self.partition_columns.iter().map(|i| Arc::clone(&columns[*i])).collect();
+                    let partition = self.partition.convert_columns(&columns)?.row(0).owned();
+                    if let Some(members) = self.members.get_mut(&partition) {
+                        members.retain(|member| member != slot);
+                        if members.is_empty() {
+                            self.members.remove(&partition);
+                        }
+                    }
+                }
+                self.index.remove(&key);
+                self.free.push(*slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// The groups in some slots as the suffix sees them; those without rows are left out.
+    pub(crate) fn read(&self, slots: &[Slot]) -> Result<RecordBatch, Error> {
+        let live: Vec<Slot> = slots.iter().copied().filter(|slot| self.rows[*slot as usize] > 0).collect();
+        let keys = live.iter().filter_map(|slot| self.by_slot[*slot as usize].as_ref()).map(OwnedRow::row);
+        let mut columns = self.keys.convert_rows(keys)?;
+        for accumulator in &self.accumulators {
+            columns.push(accumulator.read(&live)?);
+        }
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+
+    /// Everything as one batch: keys, number of rows, then values and counts of each aggregate.
+    pub(crate) fn save(&self) -> Result<RecordBatch, Error> {
+        let slots: Vec<Slot> =
+            (0..self.rows.len()).map(|i| i as Slot).filter(|i| self.by_slot[*i as usize].is_some()).collect();
+        let batch = self.read(&slots)?;
+        let mut fields: Vec<Arc<Field>> = batch.schema().fields()[..self.key_columns].to_vec();
+        let mut columns = batch.columns()[..self.key_columns].to_vec();
+        let mut add = |name: String, column: ArrayRef| {
+            fields.push(Arc::new(Field::new(name, column.data_type().clone(), true)));
+            columns.push(column);
+        };
+        let pick = |counts: &[i64]| -> ArrayRef {
+            Arc::new(Int64Array::from_iter_values(slots.iter().map(|slot| counts[*slot as usize])))
+        };
+        add("rows".to_owned(), pick(&self.rows));
+        for (i, accumulator) in self.accumulators.iter().enumerate() {
+            add(format!("value{i}"), Arc::clone(batch.column(self.key_columns + i)));
+            add(format!("count{i}"), pick(&accumulator.counts));
+        }
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
+    }
+
+    /// Puts back what [`Self::save`] gave into empty state.
+    pub(crate) fn load(&mut self, saved: &RecordBatch) -> Result<(), Error> {
+        let expected = self.key_columns + 1 + 2 * self.accumulators.len();
+        if saved.num_columns() != expected || !self.index.is_empty() {
+            return Err(Error::Internal("a saved state does not fit its pipeline".to_owned()));
+        }
+        self.locate(saved)?;
+        if self.index.len() != saved.num_rows() {
+            return Err(Error::Internal("a saved state has a group twice".to_owned()));
+        }
+        let counts = |column: usize| saved.column(column).as_primitive::<Int64Type>();
+        self.rows = counts(self.key_columns).values().to_vec();
+        for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
+            let at = self.key_columns + 1 + 2 * i;
+            accumulator.load(saved.column(at), counts(at + 1))?;
+        }
+        Ok(())
+    }
+}

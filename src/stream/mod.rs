@@ -1,0 +1,38 @@
+//! The windowed core: SQL files kept true as their inputs change.
+//!
+//! Contract: after every epoch the maintained output of a pipeline equals the same SQL run by batch DataFusion over
+//! the relations so far. State is a cache: it can be thrown away and rebuilt. Nothing here knows what a row means.
+
+pub mod calendar;
+pub mod checkpoint;
+mod class;
+pub mod file;
+pub mod graph;
+mod groups;
+mod leaf;
+pub mod pipeline;
+
+pub use class::Relation;
+
+/// What can stop a pipeline.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The query failed on this data.
+    #[error("the query failed: {0}")]
+    Query(#[from] datafusion::error::DataFusionError),
+    /// A value does not fit its column.
+    #[error("a value does not fit: {0}")]
+    Arrow(#[from] arrow::error::ArrowError),
+    /// A sum left its type.
+    #[error("a sum of type {0} overflowed")]
+    Overflow(String),
+    /// A named limit was passed.
+    #[error("{0}")]
+    Limit(String),
+    /// Two rows with one key.
+    #[error("`{0}` gave two rows with the same grain; the grain in its metadata does not identify a row")]
+    Grain(String),
+    /// A bug.
+    #[error("this is a bug in Tributary: {0}")]
+    Internal(String),
+}

@@ -1,0 +1,582 @@
+//! A pipeline at work: its query cut into cached plans, its state, and the change each epoch makes to its output.
+//!
+//! The promise: what [`Pipeline::advance`] has emitted so far, added up, is what the file's SQL says of the
+//! relations so far.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{ArrayRef, BooleanArray, RecordBatch},
+    compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+    row::{OwnedRow, RowConverter, SortField},
+};
+use datafusion::{
+    common::{DataFusionError, ParamValues, ScalarValue},
+    execution::{TaskContext, context::SessionContext},
+    logical_expr::LogicalPlan,
+    physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
+    prelude::SessionConfig,
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Error, calendar,
+    class::{Class, Grouping, Refusal, Relation, classify},
+    file::{FileError, Mode, PipelineFile},
+    groups::Groups,
+    leaf::{Cell, CellTable},
+};
+use crate::tables;
+
+/// The most groups a GROUP BY may have when its suffix needs all of them: re-running the suffix over 20,000 groups
+/// takes about ten milliseconds, which an epoch can bear.
+pub const MAX_GROUPS_OF_WHOLE_SUFFIX: usize = 20_000;
+
+/// What an epoch changed in a relation. An updated row is in both batches.
+#[derive(Clone, Debug)]
+pub struct RowDelta {
+    /// Rows that are no longer there, as they were.
+    pub removed: RecordBatch,
+    /// Rows that are there now.
+    pub added: RecordBatch,
+}
+
+impl RowDelta {
+    /// No change.
+    #[must_use]
+    pub fn none(schema: &SchemaRef) -> Self {
+        Self { removed: RecordBatch::new_empty(Arc::clone(schema)), added: RecordBatch::new_empty(Arc::clone(schema)) }
+    }
+
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.removed.num_rows() == 0 && self.added.num_rows() == 0
+    }
+}
+
+/// A plan that is executed again and again over the rows in its cells.
+struct Query {
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+}
+
+impl Query {
+    async fn new(context: &SessionContext, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
+        let plan = context.state().create_physical_plan(plan).await?;
+        Ok(Self { plan, task: context.task_ctx() })
+    }
+
+    async fn run(&self) -> Result<RecordBatch, Error> {
+        let plan = reset_plan_states(Arc::clone(&self.plan))?;
+        let schema = plan.schema();
+        let batches = collect(plan, Arc::clone(&self.task)).await?;
+        Ok(concat_batches(&schema, &batches)?)
+    }
+}
+
+enum Runtime {
+    Stateless { query: Query },
+    Aggregate { input: Query, suffix: Query, grouping: Box<Grouping>, groups: Box<Groups>, last: Option<RecordBatch> },
+}
+
+/// A planned pipeline with its state.
+pub struct Pipeline {
+    file: PipelineFile,
+    fingerprint: String,
+    schema: SchemaRef,
+    key: Vec<usize>,
+    cells: BTreeMap<String, Cell>,
+    streams: BTreeSet<String>,
+    runtime: Runtime,
+}
+
+/// What `tributary explain` says of a pipeline.
+#[derive(Clone, Debug)]
+pub struct Explanation {
+    /// `stateless` or `aggregate`.
+    pub class: &'static str,
+    /// What it reads.
+    pub sources: Vec<String>,
+    /// The columns that identify an output row.
+    pub key: Vec<String>,
+    /// The columns of the GROUP BY.
+    pub group_by: Vec<String>,
+    /// What is computed again when a group changes.
+    pub recomputes: String,
+    /// Groups kept now.
+    pub groups: usize,
+}
+
+/// A context in which pipelines are planned and run: one partition, no plan that remembers rows.
+fn context() -> SessionContext {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+    let options = config.options_mut();
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.sql_parser.collect_spans = true;
+    let context = SessionContext::new_with_config(config);
+    context.register_udf(calendar::local_date());
+    context
+}
+
+impl Pipeline {
+    /// Plans a file over the given relations.
+    ///
+    /// # Errors
+    /// A [`FileError`] that points at what cannot be planned or maintained, and says how to write it instead.
+    pub async fn plan(
+        file: PipelineFile,
+        parameters: Vec<(String, ScalarValue)>,
+        relations: &BTreeMap<String, Relation>,
+    ) -> Result<Self, Box<FileError>> {
+        let context = context();
+        let mut cells = BTreeMap::new();
+        for (name, relation) in relations {
+            let cell = Cell::default();
+            context
+                .register_table(name.as_str(), Arc::new(CellTable::new(Arc::clone(&relation.schema), cell.clone())))
+                .map_err(|error| query_error(&file, &error))?;
+            cells.insert(name.clone(), cell);
+        }
+        let fingerprint = fingerprint(&file, &parameters);
+        let plan = logical_plan(&context, &file, parameters).await.map_err(|error| query_error(&file, &error))?;
+        let schema = output_schema(&file, &plan)?;
+        let key = key_columns(&file, &schema)?;
+        let mut streams = BTreeSet::new();
+        scans(&plan, &mut streams);
+        let class = classify(plan, relations).map_err(|refusal| refused(&file, &refusal))?;
+        check_scope_and_mode(&file, &class, relations, &streams)?;
+        let runtime = runtime(&context, class).await.map_err(|error| match error {
+            Error::Query(error) => query_error(&file, &error),
+            other => file.error(other.to_string(), "SELECT", "this query", None),
+        })?;
+        cells.retain(|name, _| streams.contains(name));
+        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime })
+    }
+
+    /// The table it writes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.file.metadata.name
+    }
+
+    /// Its file.
+    #[must_use]
+    pub fn file(&self) -> &PipelineFile {
+        &self.file
+    }
+
+    /// Its output's columns.
+    #[must_use]
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// The columns of its output that identify a row.
+    #[must_use]
+    pub fn key(&self) -> &[usize] {
+        &self.key
+    }
+
+    /// The relations it reads.
+    #[must_use]
+    pub fn sources(&self) -> &BTreeSet<String> {
+        &self.streams
+    }
+
+    /// Changes whenever the answer or the state could: with the SQL, the parameters, the engine, the zones.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Brings the output up to date with what changed in its sources. `small` holds the whole content of the small
+    /// relations, after the change.
+    ///
+    /// # Errors
+    /// When a value overflows, a cast fails, a limit is passed or the grain is not unique. The state may then be
+    /// ahead of what was emitted: the pipeline must be rebuilt.
+    pub async fn advance(
+        &mut self,
+        deltas: &BTreeMap<String, RowDelta>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<RowDelta, Error> {
+        let (before, after) = match &mut self.runtime {
+            Runtime::Stateless { query } => {
+                let before = feed(&self.cells, deltas, |delta| &delta.removed, query).await?;
+                let after = feed(&self.cells, deltas, |delta| &delta.added, query).await?;
+                (before, after)
+            }
+            Runtime::Aggregate { input, suffix, grouping, groups, last } => {
+                let removed = feed(&self.cells, deltas, |delta| &delta.removed, input).await?;
+                let added = feed(&self.cells, deltas, |delta| &delta.added, input).await?;
+                for name in &grouping.small {
+                    if let (Some(cell), Some(rows)) = (self.cells.get(name), small.get(name)) {
+                        cell.set(vec![rows.clone()]);
+                    }
+                }
+                let whole = grouping.partition.is_empty();
+                let removed_slots = groups.locate(&removed)?;
+                let added_slots = groups.locate(&added)?;
+                let affected = groups.affected(&[&removed, &added])?;
+                let before = match (whole, last.take()) {
+                    (true, Some(rows)) => rows,
+                    (true, None) if groups.len() == 0 => RecordBatch::new_empty(suffix.plan.schema()),
+                    _ => over_groups(suffix, grouping, groups.read(&affected)?).await?,
+                };
+                groups.update(&added, &added_slots, 1)?;
+                groups.update(&removed, &removed_slots, -1)?;
+                groups.bury(&added_slots)?;
+                groups.bury(&removed_slots)?;
+                if whole && groups.len() > MAX_GROUPS_OF_WHOLE_SUFFIX {
+                    return Err(Error::Limit(format!(
+                        "the GROUP BY has {} groups, and what follows it needs all of them: at most \
+                         {MAX_GROUPS_OF_WHOLE_SUFFIX} are re-read on every change; partition its windows by a group \
+                         key, or group more coarsely",
+                        groups.len()
+                    )));
+                }
+                let after = if whole {
+                    let all = groups.affected(&[])?;
+                    over_groups(suffix, grouping, groups.read(&all)?).await?
+                } else {
+                    let live = groups.affected(&[&removed, &added])?;
+                    over_groups(suffix, grouping, groups.read(&live)?).await?
+                };
+                if whole {
+                    *last = Some(after.clone());
+                }
+                (before, after)
+            }
+        };
+        let before = fit(&before, &self.schema)?;
+        let after = fit(&after, &self.schema)?;
+        difference(&before, &after, &self.key, self.name())
+    }
+
+    /// The state as one batch, if there is any.
+    ///
+    /// # Errors
+    /// When it cannot be written as Arrow: a bug.
+    pub fn save(&self) -> Result<Option<RecordBatch>, Error> {
+        match &self.runtime {
+            Runtime::Stateless { .. } => Ok(None),
+            Runtime::Aggregate { groups, .. } => groups.save().map(Some),
+        }
+    }
+
+    /// Puts back a saved state into a freshly planned pipeline of the same fingerprint. `small` is as in
+    /// [`Self::advance`], at the time of saving.
+    ///
+    /// # Errors
+    /// When the batch is not the state of this pipeline.
+    pub async fn load(&mut self, saved: &RecordBatch, small: &BTreeMap<String, RecordBatch>) -> Result<(), Error> {
+        if let Runtime::Aggregate { groups, suffix, grouping, last, .. } = &mut self.runtime {
+            groups.load(saved)?;
+            if grouping.partition.is_empty() {
+                for name in &grouping.small {
+                    if let (Some(cell), Some(rows)) = (self.cells.get(name), small.get(name)) {
+                        cell.set(vec![rows.clone()]);
+                    }
+                }
+                let all = groups.affected(&[])?;
+                *last = Some(over_groups(suffix, grouping, groups.read(&all)?).await?);
+            }
+        }
+        Ok(())
+    }
+
+    /// How it is maintained.
+    #[must_use]
+    pub fn explain(&self) -> Explanation {
+        let key = self.key.iter().map(|i| self.schema.field(*i).name().clone()).collect();
+        let sources = self.streams.iter().cloned().collect();
+        match &self.runtime {
+            Runtime::Stateless { .. } => Explanation {
+                class: "stateless",
+                sources,
+                key,
+                group_by: Vec::new(),
+                recomputes: "the changed rows".to_owned(),
+                groups: 0,
+            },
+            Runtime::Aggregate { grouping, groups, .. } => Explanation {
+                class: "aggregate",
+                sources,
+                key,
+                group_by: grouping.key_names.clone(),
+                recomputes: if grouping.partition.is_empty() {
+                    format!("what follows the GROUP BY, over all groups (at most {MAX_GROUPS_OF_WHOLE_SUFFIX})")
+                } else {
+                    let by: Vec<_> = grouping.partition.iter().map(|i| grouping.key_names[*i].as_str()).collect();
+                    format!("what follows the GROUP BY, for the changed ({})", by.join(", "))
+                },
+                groups: groups.len(),
+            },
+        }
+    }
+}
+
+async fn runtime(context: &SessionContext, class: Class) -> Result<Runtime, Error> {
+    Ok(match class {
+        Class::Stateless(plan) => Runtime::Stateless { query: Query::new(context, &plan).await? },
+        Class::Aggregate(grouping) => Runtime::Aggregate {
+            input: Query::new(context, &grouping.input).await?,
+            suffix: Query::new(context, &grouping.suffix).await?,
+            groups: Box::new(Groups::new(&grouping)?),
+            grouping,
+            last: None,
+        },
+    })
+}
+
+/// Runs a linear plan over one side of the changes.
+async fn feed(
+    cells: &BTreeMap<String, Cell>,
+    deltas: &BTreeMap<String, RowDelta>,
+    side: impl Fn(&RowDelta) -> &RecordBatch,
+    query: &Query,
+) -> Result<RecordBatch, Error> {
+    let mut any = false;
+    for (name, cell) in cells {
+        let rows = deltas.get(name).map(&side).filter(|rows| rows.num_rows() > 0);
+        any |= rows.is_some();
+        cell.set(rows.into_iter().cloned().collect());
+    }
+    if any { query.run().await } else { Ok(RecordBatch::new_empty(query.plan.schema())) }
+}
+
+async fn over_groups(suffix: &Query, grouping: &Grouping, rows: RecordBatch) -> Result<RecordBatch, Error> {
+    if rows.num_rows() == 0 {
+        return Ok(RecordBatch::new_empty(suffix.plan.schema()));
+    }
+    grouping.groups.set(vec![rows]);
+    suffix.run().await
+}
+
+/// Casts columns to the types of the table; a value that does not fit is an error, never a null.
+fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+    let options = CastOptions { safe: false, ..Default::default() };
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| cast_with_options(column, field.data_type(), &options))
+        .collect::<Result<Vec<ArrayRef>, _>>()?;
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+}
+
+/// The rows of `before` that are not in `after`, and the other way round; `key` are the columns that identify a row.
+///
+/// # Errors
+/// [`Error::Grain`] when two rows have one key.
+pub fn difference(before: &RecordBatch, after: &RecordBatch, key: &[usize], name: &str) -> Result<RowDelta, Error> {
+    let schema = after.schema();
+    let fields = |columns: &mut dyn Iterator<Item = usize>| {
+        columns.map(|i| SortField::new(schema.field(i).data_type().clone())).collect::<Vec<_>>()
+    };
+    let whole = RowConverter::new(fields(&mut (0..schema.fields().len())))?;
+    let keys = RowConverter::new(fields(&mut key.iter().copied()))?;
+    let key_rows = |batch: &RecordBatch| {
+        let columns: Vec<ArrayRef> = key.iter().map(|i| Arc::clone(batch.column(*i))).collect();
+        keys.convert_columns(&columns)
+    };
+    let (before_rows, before_keys) = (whole.convert_columns(before.columns())?, key_rows(before)?);
+    let (after_rows, after_keys) = (whole.convert_columns(after.columns())?, key_rows(after)?);
+    let mut known: HashMap<OwnedRow, usize> = HashMap::with_capacity(before.num_rows());
+    for row in 0..before.num_rows() {
+        if known.insert(before_keys.row(row).owned(), row).is_some() {
+            return Err(Error::Grain(name.to_owned()));
+        }
+    }
+    let mut seen = std::collections::HashSet::with_capacity(after.num_rows());
+    let mut removed = vec![true; before.num_rows()];
+    let mut added = vec![true; after.num_rows()];
+    for row in 0..after.num_rows() {
+        let key = after_keys.row(row).owned();
+        if let Some(old) = known.get(&key)
+            && before_rows.row(*old) == after_rows.row(row)
+        {
+            removed[*old] = false;
+            added[row] = false;
+        }
+        if !seen.insert(key) {
+            return Err(Error::Grain(name.to_owned()));
+        }
+    }
+    Ok(RowDelta {
+        removed: filter_record_batch(before, &BooleanArray::from(removed))?,
+        added: filter_record_batch(after, &BooleanArray::from(added))?,
+    })
+}
+
+async fn logical_plan(
+    context: &SessionContext,
+    file: &PipelineFile,
+    parameters: Vec<(String, ScalarValue)>,
+) -> Result<LogicalPlan, DataFusionError> {
+    let state = context.state();
+    let plan = state.create_logical_plan(&file.text).await?;
+    if !matches!(
+        plan,
+        LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::Window(_)
+            | LogicalPlan::Aggregate(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Join(_)
+            | LogicalPlan::Union(_)
+            | LogicalPlan::TableScan(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Limit(_)
+            | LogicalPlan::Distinct(_)
+            | LogicalPlan::Unnest(_)
+    ) {
+        return Err(DataFusionError::Plan("a pipeline is one SELECT".to_owned()));
+    }
+    let plan = plan.with_param_values(ParamValues::Map(
+        parameters.into_iter().map(|(name, value)| (name, value.into())).collect(),
+    ))?;
+    state.analyzer().execute_and_check(plan, &state.config_options().as_ref().clone(), |_, _| {})
+}
+
+/// The columns of the output table: the contract's where there is one, else what the query yields, in the types
+/// that tables have.
+fn output_schema(file: &PipelineFile, plan: &LogicalPlan) -> Result<SchemaRef, Box<FileError>> {
+    let metadata = &file.metadata;
+    let names: Vec<&str> = plan.schema().fields().iter().map(|f| f.name().as_str()).collect();
+    for name in &names[..] {
+        let described = metadata.columns.contains_key(*name) || ["account", "livemode"].contains(name);
+        if !described {
+            let message = format!("the column `{name}` is not described");
+            return Err(file.error(message, name, "this column", Some("add it under columns: in the metadata")));
+        }
+    }
+    if let Some(missing) = metadata.columns.keys().find(|name| !names.contains(&name.as_str())) {
+        let message = format!("the metadata describes `{missing}`, which the query does not give");
+        return Err(file.error(message, &format!("{missing}:"), "described here", None));
+    }
+    if let Ok(table) = tables::get(&metadata.name) {
+        let expected: Vec<&str> = table.schema.fields().iter().map(|f| f.name().as_str()).collect();
+        if expected != names {
+            let message = format!("the columns of `{}` are a contract: {}", table.name, expected.join(", "));
+            let hint = "give exactly these columns in this order (schemas/tables.yml), or use another name";
+            return Err(file.error(message, "SELECT", "this query", Some(hint)));
+        }
+        return Ok(Arc::clone(&table.schema));
+    }
+    let fields = plan
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| {
+            let data_type = table_type(field.data_type()).ok_or_else(|| {
+                let message = format!("`{}` has the type {}, which tables do not have", field.name(), field.data_type());
+                file.error(message, field.name(), "this column", Some("cast it to a type of schemas/tables.yml"))
+            })?;
+            let nullable = !metadata.grain.contains(field.name());
+            let comment = metadata.columns.get(field.name()).map(|c| c.description.clone()).unwrap_or_default();
+            Ok(Field::new(field.name(), data_type, nullable).with_metadata([("comment".to_owned(), comment)].into()))
+        })
+        .collect::<Result<Vec<_>, Box<FileError>>>()?;
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn table_type(data_type: &DataType) -> Option<DataType> {
+    Some(match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Boolean => DataType::Boolean,
+        integer if integer.is_integer() => DataType::Int64,
+        float if float.is_floating() => DataType::Float64,
+        DataType::Decimal128(precision, scale) => DataType::Decimal128(*precision, *scale),
+        DataType::Date32 => DataType::Date32,
+        DataType::Timestamp(..) => tables::timestamptz(),
+        DataType::List(item) if matches!(item.data_type(), DataType::Utf8 | DataType::Utf8View) => tables::text_list(),
+        _ => return None,
+    })
+}
+
+fn key_columns(file: &PipelineFile, schema: &SchemaRef) -> Result<Vec<usize>, Box<FileError>> {
+    file.metadata
+        .grain
+        .iter()
+        .map(|name| {
+            schema.index_of(name).map_err(|_| {
+                let message = format!("the grain names `{name}`, which the query does not give");
+                file.error(message, "grain:", "this grain", None)
+            })
+        })
+        .collect()
+}
+
+fn check_scope_and_mode(
+    file: &PipelineFile,
+    class: &Class,
+    relations: &BTreeMap<String, Relation>,
+    sources: &BTreeSet<String>,
+) -> Result<(), Box<FileError>> {
+    if let Class::Aggregate(grouping) = class
+        && let Some(missing) =
+            ["account", "livemode"].into_iter().find(|scope| !grouping.key_names.iter().any(|k| k == scope))
+    {
+        let message = format!("the GROUP BY mixes rows of different `{missing}`");
+        return Err(file.error(message, "GROUP BY", "this one", Some("accounts and modes are never mixed: GROUP BY account, livemode, …")));
+    }
+    let append_only = matches!(class, Class::Stateless(_))
+        && sources.iter().all(|name| relations.get(name).is_some_and(|relation| relation.appended));
+    if file.metadata.mode == Mode::Append && !append_only {
+        let hint = "write mode: upsert; append is for filters and projections of append-only tables";
+        return Err(file.error("its rows can change after they were written".to_owned(), "mode:", "so this mode is refused", Some(hint)));
+    }
+    Ok(())
+}
+
+fn scans(plan: &LogicalPlan, names: &mut BTreeSet<String>) {
+    if let LogicalPlan::TableScan(scan) = plan {
+        names.insert(scan.table_name.table().to_owned());
+    }
+    for input in plan.inputs() {
+        scans(input, names);
+    }
+}
+
+fn refused(file: &PipelineFile, refusal: &Refusal) -> Box<FileError> {
+    let message = format!("`{}` cannot be maintained: {}", file.metadata.name, refusal.reason);
+    let hint = (!refusal.hint.is_empty()).then_some(refusal.hint.as_str());
+    file.error(message, &refusal.needle, "because of this", hint)
+}
+
+fn query_error(file: &PipelineFile, error: &DataFusionError) -> Box<FileError> {
+    let message = error.strip_backtrace();
+    if let Some(start) = error.diagnostic().and_then(|d| d.span).map(|span| span.start) {
+        return file.error_at(message, start.line, start.column);
+    }
+    // The parser says where in words only.
+    let number_after = |word: &str| -> Option<u64> {
+        let rest = &message[message.find(word)? + word.len()..];
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    };
+    match (number_after("Line: "), number_after("Column: ")) {
+        (Some(line), Some(column)) => file.error_at(message.clone(), line, column),
+        _ => file.error(message, "SELECT", "in this query", None),
+    }
+}
+
+fn fingerprint(file: &PipelineFile, parameters: &[(String, ScalarValue)]) -> String {
+    let mut hash = Sha256::new();
+    for part in [
+        file.text.as_str(),
+        &format!("{parameters:?}"),
+        env!("CARGO_PKG_VERSION"),
+        datafusion::DATAFUSION_VERSION,
+        chrono_tz::IANA_TZDB_VERSION,
+    ] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex::encode(&hash.finalize()[..16])
+}

@@ -1,0 +1,205 @@
+//! Readers: from Stripe's JSON to the canonical types, one file a family of objects.
+//!
+//! A reader decides by the structure it finds, never by `api_version`, so that old, new and mixed shapes give the
+//! same value. What it does not know it counts; only an object without the fields that make it usable (a
+//! subscription without id or customer) is an error. Resolving ids to prices and coupons is left to the ledger.
+
+mod customer;
+mod discount;
+mod invoice;
+pub(crate) mod lenient;
+mod payment;
+mod price;
+mod subscription;
+mod undo;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    Error,
+    counts::UnknownCounts,
+    envelope::{Envelope, Head},
+    ids::AccountId,
+    types::{Event, Object},
+};
+
+/// Reads one Stripe event. `default_account` owns the events that name no account.
+///
+/// # Errors
+/// As [`Envelope::parse`], and [`Error::Missing`] for an object that lacks what makes it usable.
+pub fn read_event(body: &[u8], default_account: &AccountId, unknown: &mut UnknownCounts) -> Result<Event, Error> {
+    let envelope = Envelope::parse(body)?;
+    let object = read_object(envelope.object, unknown)?;
+    let before = match (&object, envelope.previous_attributes) {
+        (Object::Subscription(_), Some(previous)) => read_before(envelope.object, previous, unknown),
+        _ => None,
+    };
+    Ok(Event {
+        scope: envelope.scope(default_account),
+        id: (&*envelope.id).into(),
+        kind: (&*envelope.kind).into(),
+        created: envelope.created,
+        object,
+        before,
+    })
+}
+
+/// Reads a subscription as it was before its changes; `None`, and counted, when that is no subscription.
+fn read_before(object: &RawValue, previous: &RawValue, unknown: &mut UnknownCounts) -> Option<Box<Object>> {
+    // The object's own unknown words are counted already.
+    let mut known = UnknownCounts::default();
+    let before = undo::undo(object, previous).and_then(|json| subscription::read(&json, &mut known));
+    if before.is_err() {
+        unknown.count("subscription.previous_attributes");
+    }
+    before
+        .ok()
+        .map(|before| Box::new(Object::Subscription(Box::new(before))))
+}
+
+/// Reads an object by its `object` field.
+fn read_object(raw: &RawValue, unknown: &mut UnknownCounts) -> Result<Object, Error> {
+    let json = raw.get();
+    let head = Head::parse(raw)?;
+    let Some(name) = head.object.text() else {
+        return Err(Error::Missing {
+            object: "event",
+            field: "data.object.object",
+        });
+    };
+    Ok(match name {
+        "customer" => Object::Customer(customer::read_customer(json, unknown)?),
+        "subscription" => Object::Subscription(Box::new(subscription::read(json, unknown)?)),
+        "invoice" => Object::Invoice(Box::new(invoice::read(json, unknown)?)),
+        "charge" => Object::Charge(payment::read_charge(json, unknown)?),
+        "payment_intent" => Object::PaymentIntent(payment::read_payment_intent(json, unknown)?),
+        "refund" => Object::Refund(payment::read_refund(json, unknown)?),
+        "dispute" => Object::Dispute(payment::read_dispute(json, unknown)?),
+        "price" | "plan" => Object::Price(Box::new(price::read(json, unknown)?)),
+        "product" => Object::Product(customer::read_product(json)?),
+        "coupon" => Object::Coupon(discount::read_coupon(json, unknown)?),
+        "discount" => match discount::read_discount(json, unknown)? {
+            Some(discount) => Object::Discount(Box::new(discount)),
+            None => Object::Other(name.to_owned()),
+        },
+        other => {
+            unknown.count(&format!("object={other}"));
+            Object::Other(other.to_owned())
+        }
+    })
+}
+
+/// Parses an object's JSON into the raw struct of its reader.
+fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
+    serde_json::from_str(json).map_err(|error| Error::json(&error))
+}
+
+fn missing(object: &'static str, field: &'static str) -> Error {
+    Error::Missing { object, field }
+}
+
+/// Counts `word` when it is none of `known`. `what` is the field, such as `charge.status`.
+fn note_word(what: &str, word: Option<&str>, known: &[&str], unknown: &mut UnknownCounts) {
+    if let Some(word) = word.filter(|word| !known.contains(word)) {
+        unknown.count(&format!("{what}={word}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stripe::types::Subscription;
+
+    fn event(kind: &str, object: &str, rest: &str) -> String {
+        format!(
+            r#"{{"id":"evt_1","object":"event","created":1700000000,"livemode":true,"type":"{kind}",
+                "data":{{"object":{object}{rest}}}}}"#
+        )
+    }
+
+    fn read(body: &str, unknown: &mut UnknownCounts) -> Result<Event, Error> {
+        read_event(body.as_bytes(), &AccountId::from("acct_own"), unknown)
+    }
+
+    fn subscription(object: Object) -> Subscription {
+        match object {
+            Object::Subscription(subscription) => *subscription,
+            other => panic!("not a subscription: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_state_before_is_the_object_with_its_changes_undone() {
+        let object = r#"{"object":"subscription","id":"sub_1","customer":"cus_1","status":"active","trial_end":5,
+            "pause_collection":{"behavior":"void","resumes_at":9},
+            "items":{"data":[{"id":"si_1","price":{"id":"p_1"},"quantity":3}],"has_more":false}}"#;
+        let previous = r#","previous_attributes":{"status":"trialing","trial_end":null,
+            "pause_collection":{"behavior":"keep_as_draft"},
+            "items":{"data":[{"id":"si_1","price":{"id":"p_0"},"quantity":1},{"id":"si_2","price":"p_9"}]}}"#;
+        let event = read(
+            &event("customer.subscription.updated", object, previous),
+            &mut UnknownCounts::default(),
+        );
+        let event = event.unwrap();
+        let before = subscription(*event.before.unwrap());
+        assert_eq!(before.status.as_str(), "trialing");
+        assert_eq!(before.trial_end, None);
+        assert_eq!(before.pause_collection.as_deref(), Some("keep_as_draft"));
+        let prices: Vec<_> = before.items.iter().map(|item| item.price.id.as_str()).collect();
+        assert_eq!(prices, ["p_0", "p_9"]);
+        assert_eq!(subscription(event.object).items.len(), 1);
+    }
+
+    #[test]
+    fn a_state_before_that_cannot_be_read_does_not_lose_the_event() {
+        let mut unknown = UnknownCounts::default();
+        let object = r#"{"object":"subscription","id":"sub_1","customer":"cus_1","status":"active","items":{}}"#;
+        let previous = r#","previous_attributes":{"customer":null}"#;
+        assert!(
+            read(&event("a.b", object, previous), &mut unknown)
+                .unwrap()
+                .before
+                .is_none()
+        );
+        assert_eq!(unknown.get("subscription.previous_attributes"), 1);
+    }
+
+    #[test]
+    fn what_makes_an_object_unusable_is_an_error_and_nothing_else_is() {
+        let mut unknown = UnknownCounts::default();
+        let refused = read(
+            &event("a.b", r#"{"object":"subscription","id":"sub_1"}"#, ""),
+            &mut unknown,
+        );
+        assert_eq!(
+            refused.unwrap_err(),
+            Error::Missing {
+                object: "subscription",
+                field: "customer"
+            }
+        );
+        let odd = r#"{"object":"subscription","id":"sub_1","customer":{"id":"cus_1"},"status":7,"items":"none",
+            "discounts":{"x":1},"discount":[],"trial_end":"soon","cancel_at_period_end":"yes","pause_collection":3}"#;
+        let object = subscription(read(&event("a.b", odd, ""), &mut unknown).unwrap().object);
+        assert_eq!(object.customer.as_str(), "cus_1");
+        assert!(object.items.is_empty() && object.items_truncated);
+    }
+
+    #[test]
+    fn unknown_objects_and_words_are_kept_and_counted() {
+        let mut unknown = UnknownCounts::default();
+        let read_one =
+            |object: &str, unknown: &mut UnknownCounts| read(&event("a.b", object, ""), unknown).unwrap().object;
+        assert_eq!(
+            read_one(r#"{"object":"payout","id":"po_1"}"#, &mut unknown),
+            Object::Other("payout".into())
+        );
+        let frozen = r#"{"object":"subscription","id":"s","customer":"c","status":"frozen","items":{"data":[]}}"#;
+        assert_eq!(subscription(read_one(frozen, &mut unknown)).status.as_str(), "frozen");
+        assert_eq!(
+            unknown.sorted(),
+            [("object=payout", 1), ("subscription.status=frozen", 1)]
+        );
+    }
+}

@@ -1,0 +1,329 @@
+//! Typed rows of the ledger and the log as Arrow batches of their tables.
+
+use arrow::array::RecordBatch;
+use num_bigint::BigInt;
+use num_traits::ToPrimitive;
+
+use super::{
+    Error,
+    batch::{BatchBuilder, Cell},
+    get,
+};
+use crate::{
+    ledger::rows::{BillingEvent, ItemState, LateEvent, LedgerEntry, LedgerGap, Movement},
+    money::{Rational, round_half_even},
+    stripe::{ids::EventId, types::Scope},
+    time::EventTime,
+};
+
+/// Ten to the scale of quantity columns, `decimal(38,12)`.
+const QUANTITY_UNIT: u64 = 1_000_000_000_000;
+
+/// A record of the log that was read as an event, for `events_archive`.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "described in schemas/tables.yml")]
+pub struct ArchivedEvent<'a> {
+    pub scope: &'a Scope,
+    pub partition: u32,
+    pub offset: u64,
+    pub received_at: EventTime,
+    pub event_id: &'a str,
+    pub kind: &'a str,
+    pub created: EventTime,
+    pub body: &'a str,
+}
+
+/// A record of the log that could not be read, for `rejected_events`.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "described in schemas/tables.yml")]
+pub struct RejectedEvent {
+    pub scope: Scope,
+    pub received_at: EventTime,
+    pub reason: String,
+    pub event_id: Option<String>,
+    pub kind: Option<String>,
+    pub partition: u32,
+    pub offset: u64,
+}
+
+/// The score of one customer, for `customer_scores`.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "described in schemas/tables.yml")]
+pub struct ScoreRow<'a> {
+    pub account: &'a str,
+    pub livemode: bool,
+    pub customer_id: &'a str,
+    /// Days since 1970.
+    pub as_of: i32,
+    pub model: &'a str,
+    pub model_version: &'a str,
+    pub probability: f64,
+    pub band: &'a str,
+    pub reasons: &'a [String],
+}
+
+/// `events_archive`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn events_archive(rows: &[ArchivedEvent<'_>]) -> Result<RecordBatch, Error> {
+    build("events_archive", rows, |b, r| {
+        b.row([
+            account(r.scope),
+            r.scope.livemode.into(),
+            i64::from(r.partition).into(),
+            offset(r.offset),
+            r.received_at.into(),
+            r.event_id.into(),
+            r.kind.into(),
+            r.created.into(),
+            r.body.into(),
+        ])
+    })
+}
+
+/// `rejected_events`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn rejected_events(rows: &[&RejectedEvent]) -> Result<RecordBatch, Error> {
+    build("rejected_events", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            r.received_at.into(),
+            r.reason.as_str().into(),
+            r.event_id.as_deref().into(),
+            r.kind.as_deref().into(),
+            i64::from(r.partition).into(),
+            offset(r.offset),
+        ])
+    })
+}
+
+/// `late_events`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn late_events(rows: &[LateEvent]) -> Result<RecordBatch, Error> {
+    build("late_events", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            r.event_id.as_str().into(),
+            (&*r.kind).into(),
+            r.created.into(),
+            r.known_at.into(),
+            r.customer_id.as_ref().map(|id| id.as_str()).into(),
+        ])
+    })
+}
+
+/// `item_states`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug, or a quantity beyond `decimal(38,12)`.
+pub fn item_states(rows: &[ItemState]) -> Result<RecordBatch, Error> {
+    build("item_states", rows, |b, r| {
+        let discounts = discounts_json(r);
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            r.valid_from.into(),
+            r.known_at.into(),
+            r.customer_id.as_str().into(),
+            r.subscription_id.as_str().into(),
+            r.subscription_item_id.as_str().into(),
+            r.price_id.as_str().into(),
+            r.product_id.as_ref().map(|id| id.as_str()).into(),
+            r.currency.as_ref().map(|c| c.as_str()).into(),
+            (&*r.status).into(),
+            Cell::Texts(r.flags.iter().map(|flag| &**flag).collect()),
+            r.interval.map(|i| i.as_str()).into(),
+            i64::from(r.interval_count).into(),
+            r.quantity.as_ref().map_or(Ok(Cell::Null), quantity)?,
+            r.list_amount.into(),
+            discounts.as_str().into(),
+            (&*r.provenance).into(),
+            r.event_id.as_str().into(),
+        ])
+    })
+}
+
+/// `mrr_ledger`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug, or a quantity beyond `decimal(38,12)`.
+pub fn mrr_ledger(rows: &[LedgerEntry]) -> Result<RecordBatch, Error> {
+    build("mrr_ledger", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            (&*r.entry_id).into(),
+            r.event_time.into(),
+            r.known_at.into(),
+            r.reverses_entry_id.as_deref().into(),
+            r.customer_id.as_str().into(),
+            r.subscription_id.as_str().into(),
+            r.subscription_item_id.as_str().into(),
+            r.price_id.as_str().into(),
+            r.product_id.as_ref().map(|id| id.as_str()).into(),
+            r.currency.as_str().into(),
+            (&*r.change).into(),
+            r.cause.as_str().into(),
+            r.list_delta.into(),
+            r.discount_delta.into(),
+            r.mrr_delta.into(),
+            quantity(&r.quantity_delta)?,
+            event_ids(&r.event_ids),
+        ])
+    })
+}
+
+/// `mrr_movements`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn mrr_movements<'a>(rows: impl IntoIterator<Item = &'a Movement>) -> Result<RecordBatch, Error> {
+    let mut builder = BatchBuilder::new(get("mrr_movements")?, 0)?;
+    for r in rows {
+        builder.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            (&*r.movement_id).into(),
+            r.revision.into(),
+            r.occurred_at.into(),
+            r.customer_id.as_str().into(),
+            r.currency.as_str().into(),
+            r.kind.as_str().into(),
+            r.cause.as_str().into(),
+            Cell::Texts(r.causes.iter().map(|cause| cause.as_str()).collect()),
+            r.mrr_before.into(),
+            r.mrr_after.into(),
+            r.mrr_delta.into(),
+            event_ids(&r.event_ids),
+        ])?;
+    }
+    builder.finish()
+}
+
+/// `billing_events`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn billing_events(rows: &[BillingEvent]) -> Result<RecordBatch, Error> {
+    build("billing_events", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            r.event_id.as_str().into(),
+            r.occurred_at.into(),
+            r.known_at.into(),
+            r.customer_id.as_str().into(),
+            (&*r.kind).into(),
+            (&*r.object_id).into(),
+            r.currency.as_ref().map(|c| c.as_str()).into(),
+            r.amount.into(),
+            r.attempt_count.into(),
+            r.failure_code.as_deref().into(),
+        ])
+    })
+}
+
+/// `ledger_gaps`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn ledger_gaps(rows: &[LedgerGap]) -> Result<RecordBatch, Error> {
+    build("ledger_gaps", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            r.occurred_at.into(),
+            r.known_at.into(),
+            r.customer_id.as_ref().map(|id| id.as_str()).into(),
+            (&*r.object_id).into(),
+            (&*r.reason).into(),
+            r.event_id.as_str().into(),
+        ])
+    })
+}
+
+/// `log_clock`: scope, first and last event.
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn log_clock(rows: &[(Scope, EventTime, EventTime)]) -> Result<RecordBatch, Error> {
+    build("log_clock", rows, |b, (scope, first, last)| {
+        b.row([account(scope), scope.livemode.into(), (*first).into(), (*last).into()])
+    })
+}
+
+/// `customer_scores`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn customer_scores(rows: &[ScoreRow<'_>]) -> Result<RecordBatch, Error> {
+    build("customer_scores", rows, |b, r| {
+        b.row([
+            r.account.into(),
+            r.livemode.into(),
+            r.customer_id.into(),
+            Cell::Date(r.as_of),
+            r.model.into(),
+            r.model_version.into(),
+            r.probability.into(),
+            r.band.into(),
+            Cell::Texts(r.reasons.iter().map(String::as_str).collect()),
+        ])
+    })
+}
+
+fn build<'a, T>(
+    table: &str,
+    rows: &'a [T],
+    mut row: impl FnMut(&mut BatchBuilder, &'a T) -> Result<(), Error>,
+) -> Result<RecordBatch, Error> {
+    let mut builder = BatchBuilder::new(get(table)?, rows.len())?;
+    rows.iter().try_for_each(|r| row(&mut builder, r))?;
+    builder.finish()
+}
+
+fn account(scope: &Scope) -> Cell<'_> {
+    Cell::Text(scope.account.as_str())
+}
+
+/// Offsets stay below 2^48 in the embedded log and below 2^63 in Kafka.
+fn offset(offset: u64) -> Cell<'static> {
+    Cell::Bigint(i64::try_from(offset).unwrap_or(i64::MAX))
+}
+
+fn event_ids(ids: &[EventId]) -> Cell<'_> {
+    Cell::Texts(ids.iter().map(|id| id.as_str()).collect())
+}
+
+fn quantity(value: &Rational) -> Result<Cell<'static>, Error> {
+    round_half_even(&(value * BigInt::from(QUANTITY_UNIT)))
+        .to_i128()
+        .map(Cell::Decimal)
+        .ok_or_else(|| Error::Type("a quantity is beyond decimal(38,12)".to_owned()))
+}
+
+fn discounts_json(state: &ItemState) -> String {
+    let discounts: Vec<_> = state
+        .discounts
+        .iter()
+        .map(|d| {
+            serde_json::json!({
+                "level": &*d.level,
+                "coupon": d.coupon.as_deref(),
+                "duration": &*d.duration,
+                "percent_off": d.percent_off,
+                "amount_off": d.amount_off.map(|a| a.to_string()),
+                "monthly": d.monthly.to_string(),
+                "end": d.end.map(|end| end.to_string()),
+            })
+        })
+        .collect();
+    serde_json::Value::Array(discounts).to_string()
+}
