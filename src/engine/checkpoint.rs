@@ -1,6 +1,9 @@
 //! Making the epochs since the last checkpoint durable: stage, decide, apply, publish; then alert.
 
-use std::{collections::BTreeMap, io::Cursor};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Cursor,
+};
 
 use arrow::{
     array::RecordBatch,
@@ -101,6 +104,7 @@ impl Engine {
                 table.maintain(&Store::staged_files(manifest, name)).await?;
             }
         }
+        self.commits.maintain(&BTreeSet::new()).await?;
         self.store.committed(&BTreeMap::new())
     }
 

@@ -68,6 +68,9 @@ const LEDGER_FINGERPRINT: &str = "(ledger)";
 /// Records of one epoch when there is a backlog: large enough that the fixed cost of an epoch is small beside them.
 pub const MAX_RECORDS_AN_EPOCH: usize = 20_000;
 
+/// More records at once than this are a backlog or an import, in which nothing is late.
+const MAX_RECORDS_OF_A_LIVE_EPOCH: usize = 1_000;
+
 /// How long an epoch waits for its first record.
 const LINGER: Duration = Duration::from_millis(25);
 
@@ -124,6 +127,12 @@ pub enum Error {
          elsewhere); point back to it, or start with a new data directory"
     )]
     OtherLog,
+    /// The tables are newer than the checkpoints.
+    #[error(
+        "the tables are newer than the checkpoints: they do not belong together; restore both from one backup, or \
+         start with a new data directory"
+    )]
+    CommitsAhead,
     /// The rules of recurring revenue are others than the ledger was made with.
     #[error(
         "the rules of recurring revenue were changed after this ledger was made; change them back, or start with a \
@@ -244,6 +253,7 @@ impl Engine {
         }
         self.ends = goal;
         self.note_watermark();
+        self.score_with_new_model()?;
         self.checkpoint().await?;
         Ok(self.progress)
     }
@@ -258,7 +268,8 @@ impl Engine {
             let read = self.epoch().await?;
             let backlog = read >= MAX_RECORDS_AN_EPOCH;
             let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
-            if self.is_checkpoint_due() || (waited && self.has_news()?) {
+            if self.is_checkpoint_due() || waited {
+                self.score_with_new_model()?;
                 self.checkpoint().await?;
                 last = Instant::now();
             }
@@ -281,15 +292,13 @@ impl Engine {
         self.waiting_bytes >= CHECKPOINT_BYTES || self.store.hot_rows() >= CHECKPOINT_ROWS
     }
 
-    /// Whether a checkpoint would record anything.
-    fn has_news(&mut self) -> Result<bool, Error> {
-        let moved = self.checkpoints.latest().is_none_or(|manifest| manifest.offsets != self.offsets);
-        let rescored = self.scorer.refresh_model()?;
-        if rescored {
+    /// Scores every customer again when the registry has another model than before.
+    fn score_with_new_model(&mut self) -> Result<(), Error> {
+        if self.scorer.refresh_model()? {
             let delta = self.scorer.rescore()?;
-            self.store.change(SCORES, &delta)?;
+            self.change(SCORES, &delta)?;
         }
-        Ok(moved || rescored)
+        Ok(())
     }
 
     /// One epoch; how many records it read.
@@ -298,6 +307,14 @@ impl Engine {
         if records.is_empty() {
             return Ok(0);
         }
+        for record in &records {
+            let offset = &mut self.offsets[record.partition as usize];
+            *offset = (*offset).max(record.offset + 1);
+        }
+        self.progress.lag = self.ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
+        // Partitions of a backlog are read at their own pace: nothing is late because another one was ahead.
+        let live = self.progress.lag == 0 && records.len() <= MAX_RECORDS_OF_A_LIVE_EPOCH;
+        self.ledger.set_folding(live);
         let (decoded, delta) = tokio::task::block_in_place(|| -> Result<_, Error> {
             let decoded = decode(&records, &self.options.account, &mut self.unknown)?;
             let arrivals: Vec<Arrival<'_>> = records
@@ -314,14 +331,9 @@ impl Engine {
         self.archive(&records, &decoded).await?;
         let changed = self.publish_ledger(delta).await?;
         self.advance_pipelines(changed).await?;
-        for record in &records {
-            let offset = &mut self.offsets[record.partition as usize];
-            *offset = (*offset).max(record.offset + 1);
-        }
         self.note_watermark();
         self.progress.records += records.len() as u64;
         self.progress.epochs += 1;
-        self.progress.lag = self.ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
         self.watch.send_replace(self.progress);
         Ok(records.len())
     }

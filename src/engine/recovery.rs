@@ -89,22 +89,32 @@ impl Engine {
         let mut delta = BTreeMap::new();
         let mut made_anew = BTreeMap::new();
         for definition in &definitions {
-            let known = latest.as_ref().is_some_and(|manifest| manifest.tables.contains_key(&definition.name));
+            let name = &definition.name;
+            let may_be_new = definition.derived && stale.contains(name);
+            let known = latest.as_ref().and_then(|manifest| manifest.tables.get(name));
             match definition.open(&root).await {
-                Ok(table) if known => delta.insert(definition.name.clone(), table),
-                Ok(table) => made_anew.insert(definition.name.clone(), table),
-                Err(sink::Error::Mismatch { .. }) if definition.derived && stale.contains(&definition.name) => {
-                    std::fs::remove_dir_all(root.join(&definition.name))
+                // Made anew by a start that died before its first checkpoint.
+                Ok(table) if may_be_new && known.is_some_and(|known| known.incarnation != table.incarnation()) => {
+                    made_anew.insert(name.clone(), table);
+                }
+                Ok(table) => {
+                    delta.insert(name.clone(), table);
+                }
+                Err(sink::Error::Mismatch { .. }) if may_be_new => {
+                    std::fs::remove_dir_all(root.join(name))
                         .map_err(|error| Error::Internal(format!("an old table cannot be removed: {error}")))?;
-                    made_anew.insert(definition.name.clone(), definition.open(&root).await?)
+                    made_anew.insert(name.clone(), definition.open(&root).await?);
                 }
                 Err(error) => return Err(error.into()),
-            };
+            }
         }
         apply::recover(&checkpoints, &mut delta).await?;
         delta.extend(made_anew);
         let store = Store::new(delta, definitions)?;
         let commits = commits::open(&root).await?;
+        if commits.applied_through() > latest.as_ref().map_or(0, |manifest| manifest.number) {
+            return Err(Error::CommitsAhead);
+        }
 
         let mut ledger = Ledger::new(options.rules.clone());
         let mut watermark = Watermark::new(partitions);

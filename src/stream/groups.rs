@@ -115,7 +115,7 @@ impl Accumulator {
                 }
             }
             Values::Extreme(values) => {
-                if weight < 0 {
+                if weight < 0 && !slots.is_empty() {
                     return Err(Error::Internal("a row was taken back from min or max".to_owned()));
                 }
                 let better = match self.column.kind {

@@ -26,7 +26,7 @@ use datafusion_postgres::{
             store::PortalStore,
         },
         error::{PgWireError, PgWireResult},
-        messages::PgWireBackendMessage,
+        messages::{PgWireBackendMessage, response::TransactionStatus},
         types::format::FormatOptions,
     },
 };
@@ -265,8 +265,11 @@ async fn session_statement(client: &mut dyn HookClient, statement: &Statement) -
         // There is nothing to go back to; drivers nest transactions all the same.
         Statement::Savepoint { .. } => Ok(Response::Execution(Tag::new("SAVEPOINT"))),
         Statement::ReleaseSavepoint { .. } => Ok(Response::Execution(Tag::new("RELEASE"))),
-        // The transaction goes on, also after an error.
-        Statement::Rollback { .. } => Ok(Response::TransactionStart(Tag::new("ROLLBACK"))),
+        Statement::Rollback { .. } if client.transaction_status() == TransactionStatus::Error => Err(sqlstate::user(
+            NOT_SUPPORTED,
+            "a failed transaction can be rolled back as a whole only",
+        )),
+        Statement::Rollback { .. } => Ok(Response::Execution(Tag::new("ROLLBACK"))),
         other => Err(refused(&other.to_string())),
     }
 }

@@ -178,7 +178,8 @@ pub(crate) struct Script {
 
 impl Script {
     fn push(&mut self, kind: &str, seconds: i64, object: Object, before: Option<Object>) {
-        let id = format!("evt_{}", self.events.len());
+        // Ids say nothing about order, as Stripe's do not.
+        let id = format!("evt_{:04x}", (self.events.len() * 40_503) % 65_536);
         let mut event = event(&id, kind, seconds, object);
         event.before = before.map(Box::new);
         self.events.push(event);

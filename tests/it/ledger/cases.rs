@@ -328,18 +328,53 @@ fn a_trial_is_nothing_until_it_converts() {
 
 #[test]
 fn there_and_back_within_a_second_is_two_events_and_nothing() {
-    let one = subscription("sub_1", "cus_1", &monthly("p", 1_000));
-    let two = Subscription {
-        items: vec![item("si_sub_1", &monthly("p", 1_000), 2)],
-        ..one.clone()
+    let units = |units| Subscription {
+        items: vec![item("si_sub_1", &monthly("p", 1_000), units)],
+        ..subscription("sub_1", "cus_1", &monthly("p", 1_000))
+    };
+    for (here, there, worth) in [(1, 2, "10.000000"), (2, 1, "20.000000")] {
+        let mut script = Script::default();
+        script
+            .created(0, &units(here))
+            .updated(DAY, &units(there))
+            .updated(DAY, &units(here));
+        for order in [[0, 1, 2], [0, 2, 1], [2, 1, 0]] {
+            let mut book = Book::new(Rules::default());
+            for index in order {
+                book.apply(&script.events[index..=index]);
+            }
+            assert_eq!(book.mrr("usd"), worth);
+            assert_eq!(book.moved().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn the_last_of_several_changes_in_a_second_holds() {
+    let units = |units| Subscription {
+        items: vec![item("si_sub_1", &monthly("p", 1_000), units)],
+        ..subscription("sub_1", "cus_1", &monthly("p", 1_000))
     };
     let mut script = Script::default();
-    script.created(0, &one).updated(DAY, &two).updated(DAY, &one);
-    for order in [[0, 1, 2], [0, 2, 1], [2, 1, 0]] {
-        let events: Vec<_> = order.map(|index| script.events[index].clone()).into();
+    script
+        .created(0, &units(1))
+        .updated(DAY, &units(5))
+        .updated(DAY, &units(3))
+        .updated(DAY, &units(4));
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [0, 3, 1, 2], [2, 3, 0, 1]] {
+        let events = order.map(|index| script.events[index].clone());
         let book = Book::of(&events);
-        assert_eq!(book.mrr("usd"), "10.000000");
-        assert_eq!(book.moved().len(), 1);
+        assert_eq!(book.mrr("usd"), "40.000000");
+        assert_eq!(
+            book.moved()[1..],
+            [short(
+                DAY,
+                "expansion",
+                "quantity_change",
+                "30.000000 usd",
+                "40.000000 usd"
+            )]
+        );
         assert!(!book.reasons().contains(&"order_arbitrary"));
     }
 }

@@ -361,7 +361,7 @@ proptest! {
     #[test]
     fn a_restored_ledger_goes_on_as_if_it_had_never_stopped(
         history in prop::collection::vec(happening(), 2..40),
-        stop in 0.0..1.0_f64,
+        stop in 0.0..=1.0_f64,
         cuts in prop::collection::vec(1..6_u8, 1..5),
         rules in 0..3_u8,
     ) {

@@ -1,0 +1,40 @@
+#!/bin/bash
+# Measures the way from Stripe's events to the tables, in the release profile:
+#
+#   scripts/bench.sh [CUSTOMERS [MONTHS]]   by default 12650 and 18: about a million events, 10 GB of disk
+#
+# Each step is timed as a whole process; its peak memory is what the system says. Everything it writes is removed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+customers=${1:-12650}
+months=${2:-18}
+cargo build --release --locked --bin tributary
+tributary=${CARGO_TARGET_DIR:-target}/release/tributary
+work=$(mktemp -d "${TRIBUTARY_BENCH_DIR:-${TMPDIR:-/tmp}}/tributary-bench.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# step NAME COMMAND…: runs it, with standard input and output as they are, and prints a line on standard error.
+step() {
+    python3 -c '
+import os, resource, subprocess, sys, time
+began = time.monotonic()
+code = subprocess.run(sys.argv[4:], stderr=open(sys.argv[3], "w")).returncode
+seconds = time.monotonic() - began
+events = int(open(sys.argv[2]).read()) if os.path.exists(sys.argv[2]) else 0
+memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+rate = f"{events / seconds:10,.0f} events/s" if events else ""
+print(f"{sys.argv[1]:<12} {seconds:8.1f} s {memory:8.0f} MiB {rate}", file=sys.stderr)
+if code:
+    sys.stderr.write(open(sys.argv[3]).read())
+sys.exit(code)' "$1" "$work/count" "$work/messages" "${@:2}"
+}
+
+echo "$customers customers, $months months, $(nproc) cores; wall time, peak memory" >&2
+step simulate "$tributary" simulate --customers "$customers" --months "$months" --seed 1 >"$work/events.jsonl"
+wc -l <"$work/events.jsonl" >"$work/count"
+echo "$(cat "$work/count") events, $(($(stat -c %s "$work/events.jsonl") / 1048576)) MiB" >&2
+step ingest "$tributary" ingest "$work/events.jsonl" --data-dir "$work/data"
+rm "$work/events.jsonl"
+step "run --once" "$tributary" run --once --data-dir "$work/data"
+echo "log $(du -sm "$work/data/log" | cut -f1) MiB, tables $(du -sm "$work/data/tables" | cut -f1) MiB" >&2

@@ -1,0 +1,34 @@
+//! One binary for all integration tests: linking it is what takes long.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "tests fail by panicking, say what they skip, and are the rim: they bring the clock in"
+)]
+
+mod alerts;
+mod alerts_official;
+mod alerts_rules;
+mod alerts_support;
+mod checkpoint;
+mod delta;
+mod delta_model;
+mod end_to_end;
+mod gateway;
+mod ledger;
+mod log_conformance;
+mod log_embedded;
+mod log_kafka;
+mod log_support;
+mod model;
+mod model_dataset;
+mod model_registry;
+mod model_telco;
+mod pipelines;
+mod serve;
+mod serve_view;
+mod simulate;
+mod stripe_reading;
+mod stripe_redaction;
+mod stripe_support;

@@ -1,0 +1,542 @@
+//! The contract of the windowed core: after every epoch a pipeline's output is what the same SQL says in batch.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use arrow::{
+    array::{ArrayRef, Int64Array, RecordBatch},
+    compute::{cast, concat_batches},
+    datatypes::SchemaRef,
+    util::display::{ArrayFormatter, FormatOptions},
+};
+use datafusion::{datasource::MemTable, prelude::SessionContext};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tributary::{
+    engine,
+    ledger::rows::{BillingEvent, Cause, Movement, MovementKind},
+    money::Amount,
+    stream::{
+        calendar,
+        file::PipelineFile,
+        graph::plan_all,
+        pipeline::{Pipeline, RowDelta},
+    },
+    stripe::types::Scope,
+    tables::rows,
+    time::EventTime,
+};
+
+const START: i64 = 1_704_067_200;
+
+/// The relations that queries read, as they are now.
+struct World {
+    random: StdRng,
+    movements: BTreeMap<String, Movement>,
+    billing: Vec<BillingEvent>,
+    next: u64,
+    newest: BTreeMap<Scope, EventTime>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let random = StdRng::seed_from_u64(seed);
+        Self {
+            random,
+            movements: BTreeMap::new(),
+            billing: Vec::new(),
+            next: 0,
+            newest: BTreeMap::new(),
+        }
+    }
+
+    fn scope(&mut self) -> Scope {
+        let account = ["acct_a", "acct_b"][self.random.random_range(0..2)];
+        Scope {
+            account: account.into(),
+            livemode: self.random.random_bool(0.8),
+        }
+    }
+
+    fn movement(&mut self, id: String, revision: i64) -> Movement {
+        let cents = |random: &mut StdRng| Amount::from_micros(random.random_range(0..3_i128) * 12_345_678);
+        let (mrr_before, mrr_after) = (cents(&mut self.random), cents(&mut self.random));
+        let kinds = [
+            MovementKind::New,
+            MovementKind::Expansion,
+            MovementKind::Contraction,
+            MovementKind::Churn,
+        ];
+        Movement {
+            scope: self.scope(),
+            movement_id: id.into(),
+            revision,
+            occurred_at: EventTime::from_seconds(START + self.random.random_range(0..200 * 86_400)),
+            customer_id: format!("cus_{}", self.random.random_range(0..12)).as_str().into(),
+            currency: ["usd", "eur", "jpy"][self.random.random_range(0..3)].parse().unwrap(),
+            kind: kinds[self.random.random_range(0..4)],
+            cause: Cause::QuantityChange,
+            causes: vec![Cause::QuantityChange],
+            mrr_before,
+            mrr_after,
+            mrr_delta: mrr_after.checked_sub(mrr_before).unwrap(),
+            event_ids: vec!["evt_1".into()],
+        }
+    }
+
+    /// Some rows come, change and go; what that is to each relation.
+    fn epoch(&mut self) -> BTreeMap<String, RowDelta> {
+        let (mut removed, mut added, mut billed) = (Vec::new(), Vec::new(), Vec::new());
+        let mut touched = BTreeSet::new();
+        for _ in 0..self.random.random_range(0..30) {
+            let ids: Vec<String> = self.movements.keys().cloned().collect();
+            let known = (!ids.is_empty()).then(|| ids[self.random.random_range(0..ids.len())].clone());
+            match (self.random.random_range(0..10), known) {
+                (0..=4, _) | (_, None) => {
+                    self.next += 1;
+                    let id = format!("mov_{}", self.next);
+                    let movement = self.movement(id.clone(), 1);
+                    touched.insert(id.clone());
+                    added.push(movement.clone());
+                    self.movements.insert(id, movement);
+                }
+                (5..=6, Some(id)) if touched.insert(id.clone()) => {
+                    let old = self.movements.remove(&id).unwrap();
+                    // The key is the scope and the id: a movement never changes its scope.
+                    let mut new = self.movement(id.clone(), old.revision + 1);
+                    new.scope = old.scope.clone();
+                    removed.push(old);
+                    added.push(new.clone());
+                    self.movements.insert(id, new);
+                }
+                (7, Some(id)) if touched.insert(id.clone()) => removed.extend(self.movements.remove(&id)),
+                _ => billed.push(self.bill()),
+            }
+        }
+        let before = self.clock();
+        for (scope, at) in added
+            .iter()
+            .map(|m: &Movement| (&m.scope, m.occurred_at))
+            .chain(billed.iter().map(|b: &BillingEvent| (&b.scope, b.occurred_at)))
+        {
+            let newest = self.newest.entry(scope.clone()).or_insert(at);
+            *newest = (*newest).max(at);
+        }
+        let after = self.clock();
+        self.billing.extend(billed.iter().cloned());
+        let movements = RowDelta {
+            removed: rows::mrr_movements(&removed).unwrap(),
+            added: rows::mrr_movements(&added).unwrap(),
+        };
+        let billing = rows::billing_events(&billed).unwrap();
+        BTreeMap::from([
+            ("mrr_movements".to_owned(), movements),
+            (
+                "billing_events".to_owned(),
+                RowDelta {
+                    removed: RecordBatch::new_empty(billing.schema()),
+                    added: billing,
+                },
+            ),
+            (
+                "log_clock".to_owned(),
+                RowDelta {
+                    removed: before,
+                    added: after,
+                },
+            ),
+        ])
+    }
+
+    fn bill(&mut self) -> BillingEvent {
+        self.next += 1;
+        let kinds = ["payment_succeeded", "payment_failed", "refund", "dispute"];
+        let at = EventTime::from_seconds(START + self.random.random_range(0..200 * 86_400));
+        BillingEvent {
+            scope: self.scope(),
+            event_id: format!("evt_{}", self.next).as_str().into(),
+            occurred_at: at,
+            known_at: at,
+            customer_id: format!("cus_{}", self.random.random_range(0..12)).as_str().into(),
+            kind: kinds[self.random.random_range(0..4)].into(),
+            object_id: "in_1".into(),
+            currency: None,
+            amount: self.random.random_bool(0.7).then(|| Amount::from_micros(5_000_000)),
+            attempt_count: None,
+            failure_code: None,
+        }
+    }
+
+    fn clock(&self) -> RecordBatch {
+        let clock: Vec<_> = self
+            .newest
+            .iter()
+            .map(|(scope, at)| (scope.clone(), EventTime::from_seconds(START), *at))
+            .collect();
+        rows::log_clock(&clock).unwrap()
+    }
+
+    fn relations(&self) -> BTreeMap<String, RecordBatch> {
+        BTreeMap::from([
+            (
+                "mrr_movements".to_owned(),
+                rows::mrr_movements(self.movements.values()).unwrap(),
+            ),
+            (
+                "billing_events".to_owned(),
+                rows::billing_events(&self.billing).unwrap(),
+            ),
+            ("log_clock".to_owned(), self.clock()),
+        ])
+    }
+}
+
+/// The SQL of a file in batch, by stock DataFusion.
+async fn batch(file: &PipelineFile, world: &World, schema: &SchemaRef) -> BTreeSet<String> {
+    let context = SessionContext::new();
+    context.register_udf(calendar::local_date());
+    for (name, rows) in world.relations() {
+        context
+            .register_table(
+                name,
+                Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap()),
+            )
+            .unwrap();
+    }
+    let parameters = file.parameters(&BTreeMap::new(), &BTreeMap::new()).unwrap();
+    let rows = context
+        .sql(&file.text)
+        .await
+        .unwrap()
+        .with_param_values(parameters)
+        .unwrap()
+        .collect()
+        .await
+        .unwrap();
+    rows.iter().flat_map(|rows| lines(rows, schema)).collect()
+}
+
+fn lines(rows: &RecordBatch, schema: &SchemaRef) -> Vec<String> {
+    let columns: Vec<ArrayRef> = rows
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(c, f)| cast(c, f.data_type()).unwrap())
+        .collect();
+    let options = FormatOptions::default().with_null("NULL");
+    let formatters: Vec<_> = columns
+        .iter()
+        .map(|c| ArrayFormatter::try_new(c, &options).unwrap())
+        .collect();
+    (0..rows.num_rows())
+        .map(|row| {
+            formatters
+                .iter()
+                .map(|f| f.value(row).to_string())
+                .collect::<Vec<_>>()
+                .join(" | ")
+        })
+        .collect()
+}
+
+/// Adds up what a pipeline emits.
+fn add_up(output: &mut BTreeSet<String>, delta: &RowDelta, schema: &SchemaRef) {
+    for line in lines(&delta.removed, schema) {
+        assert!(output.remove(&line), "a row was removed that is not there: {line}");
+    }
+    for line in lines(&delta.added, schema) {
+        assert!(output.insert(line.clone()), "a row was added that is there: {line}");
+    }
+}
+
+async fn plan(files: Vec<PipelineFile>) -> Vec<Pipeline> {
+    plan_all(files, &engine::relations().unwrap(), &BTreeMap::new(), &BTreeMap::new())
+        .await
+        .unwrap()
+}
+
+fn shipped() -> Vec<PipelineFile> {
+    PipelineFile::load_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")).unwrap()
+}
+
+fn file(name: &str, mode: &str, grain: &str, columns: &str, sql: &str) -> Result<PipelineFile, String> {
+    let columns: String = columns
+        .split(' ')
+        .map(|c| format!("  {c}: {{ description: c }}\n"))
+        .collect();
+    let text = format!(
+        "/*---\nname: {name}\ndescription: d\nowner: o\nmode: {mode}\ngrain: [account, livemode, {grain}]\n\
+         time_column: t\ncolumns:\n{columns}---*/\n{sql}"
+    );
+    PipelineFile::parse(Path::new(&format!("{name}.sql")), text).map_err(|error| error.to_string())
+}
+
+/// Runs files over a random history and compares each epoch with batch; with `restarts`, the state is saved and put
+/// back into freshly planned pipelines on the way.
+async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
+    let mut world = World::new(seed);
+    let mut pipelines = plan(files.clone()).await;
+    let mut outputs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut seen = 0;
+    for epoch in 0..25 {
+        let deltas = world.epoch();
+        let small = BTreeMap::from([("log_clock".to_owned(), world.clock())]);
+        for pipeline in &mut pipelines {
+            let delta = pipeline.advance(&deltas, &small).await.unwrap();
+            let output = outputs.entry(pipeline.name().to_owned()).or_default();
+            add_up(output, &delta, pipeline.schema());
+            let expected = batch(pipeline.file(), &world, pipeline.schema()).await;
+            assert_eq!(
+                *output,
+                expected,
+                "{} after epoch {epoch} of seed {seed}",
+                pipeline.name()
+            );
+            seen += output.len();
+        }
+        if restarts && epoch % 7 == 6 {
+            let mut fresh = plan(files.clone()).await;
+            for (new, old) in fresh.iter_mut().zip(&pipelines) {
+                assert_eq!(new.fingerprint(), old.fingerprint());
+                if let Some(saved) = old.save().unwrap() {
+                    new.load(&saved, &small).await.unwrap();
+                }
+            }
+            pipelines = fresh;
+        }
+    }
+    assert!(seen > 0, "the histories were empty");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_shipped_pipeline_equals_batch_sql_after_every_epoch() {
+    for seed in 0..4 {
+        compare(shipped(), seed, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_pipeline_goes_on_as_if_it_had_never_stopped() {
+    for seed in 10..12 {
+        compare(shipped(), seed, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_of_every_maintained_shape_equal_batch_sql() {
+    let files = [
+        file(
+            "filtered",
+            "append",
+            "event_id",
+            "event_id occurred_at kind",
+            "SELECT account, livemode, event_id, occurred_at, kind FROM billing_events WHERE kind = 'refund'",
+        ),
+        file(
+            "unioned",
+            "upsert",
+            "id",
+            "id at",
+            "SELECT account, livemode, event_id AS id, occurred_at AS at FROM billing_events \
+             UNION ALL SELECT account, livemode, movement_id, occurred_at FROM mrr_movements WHERE kind <> 'churn'",
+        ),
+        file(
+            "extremes",
+            "upsert",
+            "customer_id",
+            "customer_id first last n paid",
+            "SELECT account, livemode, customer_id, MIN(occurred_at) AS first, MAX(occurred_at) AS last, \
+             COUNT(amount) AS n, SUM(amount) AS paid FROM billing_events GROUP BY 1, 2, 3",
+        ),
+        file(
+            "having",
+            "upsert",
+            "currency",
+            "currency net rows",
+            "SELECT account, livemode, currency, SUM(mrr_delta) AS net, COUNT(*) AS rows FROM mrr_movements \
+             WHERE kind <> 'new' GROUP BY 1, 2, 3 HAVING COUNT(*) > 2",
+        ),
+        file(
+            "ranked",
+            "upsert",
+            "customer_id",
+            "customer_id net place",
+            "SELECT account, livemode, customer_id, net, RANK() OVER (PARTITION BY account, livemode ORDER BY net DESC) \
+             AS place FROM (SELECT account, livemode, customer_id, SUM(mrr_delta) AS net FROM mrr_movements \
+             GROUP BY 1, 2, 3)",
+        ),
+        file(
+            "averages",
+            "upsert",
+            "kind",
+            "kind mean",
+            "SELECT account, livemode, kind, CAST(SUM(amount) / COUNT(amount) AS DECIMAL(28, 6)) AS mean \
+             FROM billing_events WHERE amount IS NOT NULL GROUP BY 1, 2, 3",
+        ),
+    ];
+    let files: Vec<PipelineFile> = files.into_iter().map(Result::unwrap).collect();
+    for seed in 20..23 {
+        compare(files.clone(), seed, true).await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_maintained_is_refused_with_a_reason() {
+    let scope = "SELECT account, livemode, customer_id";
+    for (name, columns, sql, reason) in [
+        (
+            "joined",
+            "customer_id",
+            format!(
+                "SELECT m.account, m.livemode, m.customer_id FROM mrr_movements m JOIN \
+          billing_events b ON m.customer_id = b.customer_id"
+            ),
+            "JOIN",
+        ),
+        (
+            "over",
+            "customer_id n",
+            format!("{scope}, COUNT(*) OVER (PARTITION BY customer_id) AS n FROM mrr_movements"),
+            "OVER",
+        ),
+        (
+            "minimum",
+            "customer_id n",
+            format!("{scope}, MIN(mrr_after) AS n FROM mrr_movements GROUP BY 1, 2, 3"),
+            "take back",
+        ),
+        (
+            "distinct",
+            "customer_id n",
+            format!("{scope}, COUNT(DISTINCT kind) AS n FROM mrr_movements GROUP BY 1, 2, 3"),
+            "DISTINCT",
+        ),
+        (
+            "median",
+            "customer_id n",
+            format!("{scope}, MEDIAN(mrr_after) AS n FROM mrr_movements GROUP BY 1, 2, 3"),
+            "median",
+        ),
+        (
+            "clock",
+            "customer_id n",
+            format!("{scope}, now() AS n FROM mrr_movements"),
+            "another value on every run",
+        ),
+        (
+            "chance",
+            "customer_id n",
+            format!("{scope}, random() AS n FROM mrr_movements"),
+            "another value on every run",
+        ),
+        (
+            "mixed",
+            "customer_id n",
+            "SELECT 'a' AS account, true AS livemode, customer_id, COUNT(*) AS n FROM mrr_movements \
+          GROUP BY customer_id"
+                .to_owned(),
+            "different `account`",
+        ),
+        (
+            "two",
+            "customer_id n",
+            format!(
+                "{scope}, COUNT(*) AS n FROM mrr_movements GROUP BY 1, 2, 3 UNION ALL {scope}, \
+          COUNT(*) FROM billing_events GROUP BY 1, 2, 3"
+            ),
+            "2 different GROUP BYs",
+        ),
+        (
+            "limited",
+            "customer_id",
+            format!("{scope} FROM billing_events LIMIT 5"),
+            "LIMIT",
+        ),
+        (
+            "unknown",
+            "customer_id",
+            format!("{scope} FROM no_such_table"),
+            "no_such_table",
+        ),
+        ("broken", "customer_id", format!("{scope} FORM billing_events"), "FORM"),
+        (
+            "written",
+            "customer_id",
+            "INSERT INTO billing_events SELECT * FROM billing_events".to_owned(),
+            "one SELECT",
+        ),
+    ] {
+        let parsed = file(name, "upsert", "customer_id", columns, &sql).unwrap();
+        let refused = plan_all(
+            vec![parsed],
+            &engine::relations().unwrap(),
+            &BTreeMap::new(),
+            &BTreeMap::new(),
+        )
+        .await;
+        let shown = format!("{:?}", miette::Report::new(*refused.err().expect(name)));
+        assert!(shown.contains(reason), "{name}: {shown}");
+        assert!(shown.contains(&format!("{name}.sql")), "{name}: {shown}");
+    }
+    let parsed = file(
+        "edited",
+        "append",
+        "movement_id",
+        "movement_id",
+        "SELECT account, livemode, movement_id FROM mrr_movements",
+    )
+    .unwrap();
+    let refused = plan_all(
+        vec![parsed],
+        &engine::relations().unwrap(),
+        &BTreeMap::new(),
+        &BTreeMap::new(),
+    )
+    .await;
+    assert!(
+        refused
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("can change after they were written")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sum_that_leaves_its_type_stops_the_pipeline_and_is_no_wrong_number() {
+    let overflowing = file(
+        "total",
+        "upsert",
+        "kind",
+        "kind total",
+        "SELECT account, livemode, kind, SUM(attempt_count) AS total FROM billing_events GROUP BY 1, 2, 3",
+    )
+    .unwrap();
+    let mut pipelines = plan(vec![overflowing]).await;
+    let mut world = World::new(1);
+    let rows: Vec<_> = (0..3)
+        .map(|_| BillingEvent {
+            kind: "refund".into(),
+            scope: Scope {
+                account: "a".into(),
+                livemode: true,
+            },
+            ..world.bill()
+        })
+        .collect();
+    let added = rows::billing_events(&rows).unwrap();
+    let position = added.schema().index_of("attempt_count").unwrap();
+    let mut columns = added.columns().to_vec();
+    columns[position] = Arc::new(Int64Array::from(vec![i64::MAX, i64::MAX, 1]));
+    let added = RecordBatch::try_new(added.schema(), columns).unwrap();
+    let added = concat_batches(&added.schema(), [&added]).unwrap();
+    let delta = RowDelta {
+        removed: RecordBatch::new_empty(added.schema()),
+        added,
+    };
+    let deltas = BTreeMap::from([("billing_events".to_owned(), delta)]);
+    let error = pipelines[0].advance(&deltas, &BTreeMap::new()).await.unwrap_err();
+    assert!(error.to_string().contains("overflow"), "{error}");
+}
