@@ -20,9 +20,8 @@ const UNIT: i128 = 1_000_000;
 /// The largest magnitude a `decimal(28,6)` column holds, in millionths.
 pub const MAX_MICROS: i128 = 10_i128.pow(28) - 1;
 
-const ZERO_DECIMAL: [&str; 15] = [
-    "bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf",
-];
+const ZERO_DECIMAL: [&str; 15] =
+    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"];
 const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
 
 /// What can be wrong with a money value.
@@ -134,9 +133,7 @@ impl Amount {
     /// # Errors
     /// [`Error::Overflow`] beyond `decimal(28,6)`.
     pub fn round(major: &Rational) -> Result<Self, Error> {
-        let micros = round_half_even(&(major * BigInt::from(UNIT)))
-            .to_i128()
-            .ok_or(Error::Overflow)?;
+        let micros = round_half_even(&(major * BigInt::from(UNIT))).to_i128().ok_or(Error::Overflow)?;
         if micros.abs() > MAX_MICROS {
             return Err(Error::Overflow);
         }
@@ -183,12 +180,7 @@ impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
         let magnitude = self.0.unsigned_abs();
-        write!(
-            f,
-            "{sign}{}.{:06}",
-            magnitude / UNIT.unsigned_abs(),
-            magnitude % UNIT.unsigned_abs()
-        )
+        write!(f, "{sign}{}.{:06}", magnitude / UNIT.unsigned_abs(), magnitude % UNIT.unsigned_abs())
     }
 }
 
@@ -205,11 +197,7 @@ pub fn round_half_even(value: &Rational) -> BigInt {
     let twice = (value - Rational::from_integer(floor.clone())) * BigInt::from(2);
     let one = Rational::from_integer(BigInt::from(1));
     let odd = !(&floor % BigInt::from(2)).is_zero();
-    if twice > one || (twice == one && odd) {
-        floor + 1
-    } else {
-        floor
-    }
+    if twice > one || (twice == one && odd) { floor + 1 } else { floor }
 }
 
 /// Reads a JSON decimal (`"0.0125"`, `-3`, `1e3` is refused) exactly.
@@ -255,13 +243,7 @@ mod tests {
 
     #[test]
     fn minor_units_have_the_exponent_stripe_gives_them() {
-        for (code, text) in [
-            ("usd", "12.34"),
-            ("jpy", "1234"),
-            ("kwd", "1.234"),
-            ("isk", "12.34"),
-            ("ugx", "12.34"),
-        ] {
+        for (code, text) in [("usd", "12.34"), ("jpy", "1234"), ("kwd", "1.234"), ("isk", "12.34"), ("ugx", "12.34")] {
             let amount = Amount::from_minor(&ratio(1_234, 1), code.parse().unwrap());
             assert_eq!(amount, Amount::round(&parse_decimal(text).unwrap()), "{code}");
         }
@@ -273,10 +255,7 @@ mod tests {
         let most = Amount::from_micros(MAX_MICROS);
         assert_eq!(most.to_string(), "9999999999999999999999.999999");
         assert_eq!(most.checked_add(Amount::from_micros(1)), None);
-        assert_eq!(
-            Amount::round(&Rational::from_integer(BigInt::from(10).pow(22))),
-            Err(Error::Overflow)
-        );
+        assert_eq!(Amount::round(&Rational::from_integer(BigInt::from(10).pow(22))), Err(Error::Overflow));
     }
 
     #[test]

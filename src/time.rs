@@ -1,10 +1,13 @@
 //! Instants. Everything inside Tributary is UTC and event time; a zone matters only where a window or a
 //! display needs a calendar day.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use chrono::{DateTime, NaiveDate, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+
+/// Tells the time; passed in at the rim, so that tests decide what it is.
+pub type Clock = Arc<dyn Fn() -> EventTime + Send + Sync>;
 
 /// Microseconds in one day.
 pub const DAY_MICROS: i64 = 86_400_000_000;

@@ -191,20 +191,9 @@ impl Alert {
         let payload = serde_json::value::to_raw_value(&message).map_err(|error| Error::Internal(error.to_string()))?;
         if payload.get().len() >= MAX_PAYLOAD_BYTES {
             let bytes = payload.get().len();
-            return Err(Error::Internal(format!(
-                "its message of {bytes} bytes is not below {MAX_PAYLOAD_BYTES}"
-            )));
+            return Err(Error::Internal(format!("its message of {bytes} bytes is not below {MAX_PAYLOAD_BYTES}")));
         }
-        Ok(Self {
-            id,
-            kind,
-            subject,
-            occurred_at,
-            revision,
-            row,
-            reference,
-            payload,
-        })
+        Ok(Self { id, kind, subject, occurred_at, revision, row, reference, payload })
     }
 }
 

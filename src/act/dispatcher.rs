@@ -20,13 +20,13 @@ use tokio::{
 };
 
 use super::{
-    Change, Clock, Error, Jitter,
+    Change, Error, Jitter,
     alert::{Kind, Subject},
     outbox::{Delivery, Entry, HISTORY_LIMIT, Outbox, PENDING_LIMIT, State},
     rules::{self, Decision, Rule},
     webhook::{self, Endpoint, Outcome},
 };
-use crate::time::EventTime;
+use crate::time::{Clock, EventTime};
 
 /// When an alert is tried: at once, then after these waits; the example schedule of Standard Webhooks, 75 hours.
 pub const SCHEDULE: [Duration; 10] = [
@@ -139,11 +139,7 @@ pub struct Handle {
 /// [`Error::Rule`] and [`Error::Webhook`] for a wrong configuration, [`Error::Disk`], [`Error::Damaged`].
 pub async fn start(options: Options, clock: Clock, jitter: Jitter) -> Result<Handle, Error> {
     check(&options)?;
-    let endpoints: Vec<Endpoint> = options
-        .webhooks
-        .into_iter()
-        .map(Endpoint::new)
-        .collect::<Result<_, _>>()?;
+    let endpoints: Vec<Endpoint> = options.webhooks.into_iter().map(Endpoint::new).collect::<Result<_, _>>()?;
     let outbox = {
         let (rules, endpoints, now) = (options.rules.clone(), endpoints.clone(), clock());
         blocking(move || {
@@ -271,33 +267,18 @@ impl Shared {
             return;
         };
         let attempts = delivery.attempts + 1;
-        let tried = Delivery {
-            attempts,
-            ..delivery.clone()
-        };
+        let tried = Delivery { attempts, ..delivery.clone() };
         let noted = match outcome {
             Outcome::Delivered => {
                 counts.delivered += 1;
                 tracing::info!(alert = id, webhook = name, attempts, "alert delivered");
-                outbox.update(
-                    id,
-                    Delivery {
-                        state: State::Delivered,
-                        last_failure: None,
-                        ..tried
-                    },
-                )
+                outbox.update(id, Delivery { state: State::Delivered, last_failure: None, ..tried })
             }
             Outcome::Gone => {
                 warn_disabled(endpoint);
-                let gone = Delivery {
-                    state: State::Disabled,
-                    last_failure: Some("it answered 410".to_owned()),
-                    ..tried
-                };
-                outbox
-                    .update(id, gone)
-                    .and_then(|()| outbox.disable(name, endpoint.target(), now))
+                let gone =
+                    Delivery { state: State::Disabled, last_failure: Some("it answered 410".to_owned()), ..tried };
+                outbox.update(id, gone).and_then(|()| outbox.disable(name, endpoint.target(), now))
             }
             Outcome::Failed { reason, retry_after } => {
                 counts.failed += 1;
@@ -312,18 +293,10 @@ impl Shared {
                 );
                 let last_failure = Some(reason);
                 let failed = match next {
-                    None => Delivery {
-                        state: State::Dead,
-                        last_failure,
-                        ..tried
-                    },
+                    None => Delivery { state: State::Dead, last_failure, ..tried },
                     Some(wait) => {
                         let wait = spread(*wait, (self.jitter)()).max(retry_after.unwrap_or_default());
-                        Delivery {
-                            next_attempt_at: after(now, wait),
-                            last_failure,
-                            ..tried
-                        }
+                        Delivery { next_attempt_at: after(now, wait), last_failure, ..tried }
                     }
                 };
                 outbox.update(id, failed)
@@ -394,20 +367,12 @@ fn check(options: &Options) -> Result<(), Error> {
     for webhook in &options.webhooks {
         if !names.insert(webhook.name.as_str()) {
             let problem = "there are two of that name".to_owned();
-            return Err(Error::Webhook {
-                name: webhook.name.clone(),
-                problem,
-            });
+            return Err(Error::Webhook { name: webhook.name.clone(), problem });
         }
     }
     let mut rules = BTreeSet::new();
     for rule in &options.rules {
-        let problem = |problem: String| {
-            Err(Error::Rule {
-                name: rule.name.clone(),
-                problem,
-            })
-        };
+        let problem = |problem: String| Err(Error::Rule { name: rule.name.clone(), problem });
         if !rules.insert(rule.name.as_str()) {
             return problem("there are two of that name".to_owned());
         }
@@ -442,10 +407,7 @@ fn spread(wait: Duration, random: f64) -> Duration {
 }
 
 fn after(now: EventTime, wait: Duration) -> EventTime {
-    EventTime::from_micros(
-        now.micros()
-            .saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)),
-    )
+    EventTime::from_micros(now.micros().saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX)))
 }
 
 fn between(now: EventTime, at: EventTime) -> Duration {

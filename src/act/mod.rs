@@ -25,9 +25,6 @@ use crate::{
     time::EventTime,
 };
 
-/// Tells the time; passed in, so that tests decide what it is.
-pub type Clock = Arc<dyn Fn() -> EventTime + Send + Sync>;
-
 /// Gives numbers in `0.0..1.0` that spread retries out; passed in like the clock.
 pub type Jitter = Arc<dyn Fn() -> f64 + Send + Sync>;
 
@@ -126,8 +123,6 @@ mod decimal {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Amount, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_decimal(&text)
-            .and_then(|value| Amount::round(&value))
-            .map_err(de::Error::custom)
+        parse_decimal(&text).and_then(|value| Amount::round(&value)).map_err(de::Error::custom)
     }
 }

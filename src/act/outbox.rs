@@ -157,23 +157,12 @@ impl Outbox {
     /// [`Error::Disk`]
     pub fn activate(&mut self, rules: &[Rule], now: EventTime) -> Result<(), Error> {
         let mut control = self.control.clone();
-        control
-            .rules
-            .retain(|name, _| rules.iter().any(|rule| rule.name == *name));
+        control.rules.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
         for rule in rules {
             let fingerprint = rule.fingerprint();
-            let known = control
-                .rules
-                .get(&rule.name)
-                .is_some_and(|known| known.fingerprint == fingerprint);
+            let known = control.rules.get(&rule.name).is_some_and(|known| known.fingerprint == fingerprint);
             if !known {
-                control.rules.insert(
-                    rule.name.clone(),
-                    Activation {
-                        fingerprint,
-                        fires_from: now,
-                    },
-                );
+                control.rules.insert(rule.name.clone(), Activation { fingerprint, fires_from: now });
             }
         }
         self.store(control)
@@ -183,19 +172,13 @@ impl Outbox {
     #[must_use]
     pub fn fires_from(&self, rule: &str) -> EventTime {
         let never = EventTime::from_micros(i64::MAX);
-        self.control
-            .rules
-            .get(rule)
-            .map_or(never, |activation| activation.fires_from)
+        self.control.rules.get(rule).map_or(never, |activation| activation.fires_from)
     }
 
     /// Whether the webhook said 410 when it had this target. With another one it is enabled again.
     #[must_use]
     pub fn is_disabled(&self, webhook: &str, target: &str) -> bool {
-        self.control
-            .disabled_webhooks
-            .get(webhook)
-            .is_some_and(|disabled| disabled.target == target)
+        self.control.disabled_webhooks.get(webhook).is_some_and(|disabled| disabled.target == target)
     }
 
     /// What was said of a subject, oldest first.
@@ -250,11 +233,7 @@ impl Outbox {
     #[must_use]
     pub fn due(&self, webhook: &str, now: EventTime, max: usize) -> Vec<Entry> {
         let queue = self.queues.get(webhook).into_iter().flatten();
-        queue
-            .take_while(|(at, _)| *at <= now)
-            .take(max)
-            .filter_map(|(_, id)| self.entries.get(id).cloned())
-            .collect()
+        queue.take_while(|(at, _)| *at <= now).take(max).filter_map(|(_, id)| self.entries.get(id).cloned()).collect()
     }
 
     /// When `webhook` should get its next alert.
@@ -290,33 +269,15 @@ impl Outbox {
     pub fn disable(&mut self, webhook: &str, target: &str, now: EventTime) -> Result<(), Error> {
         if !self.is_disabled(webhook, target) {
             let mut control = self.control.clone();
-            control.disabled_webhooks.insert(
-                webhook.to_owned(),
-                Disabled {
-                    target: target.to_owned(),
-                    since: now,
-                },
-            );
+            control.disabled_webhooks.insert(webhook.to_owned(), Disabled { target: target.to_owned(), since: now });
             self.store(control)?;
         }
-        let waiting: Vec<String> = self
-            .queues
-            .get(webhook)
-            .into_iter()
-            .flatten()
-            .map(|(_, id)| id.clone())
-            .collect();
+        let waiting: Vec<String> = self.queues.get(webhook).into_iter().flatten().map(|(_, id)| id.clone()).collect();
         for id in waiting {
             let entry = self.entries.get(&id);
             let known = entry.and_then(|entry| entry.deliveries.iter().find(|known| known.webhook == webhook));
             if let Some(delivery) = known.cloned() {
-                self.update(
-                    &id,
-                    Delivery {
-                        state: State::Disabled,
-                        ..delivery
-                    },
-                )?;
+                self.update(&id, Delivery { state: State::Disabled, ..delivery })?;
             }
         }
         Ok(())
@@ -430,10 +391,7 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
     match fs::read(path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .map(Some)
-            .map_err(|error| Error::Damaged {
-                path: path.to_owned(),
-                problem: error.to_string(),
-            }),
+            .map_err(|error| Error::Damaged { path: path.to_owned(), problem: error.to_string() }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(disk("read", path)(error)),
     }
@@ -472,7 +430,5 @@ fn write_temporary(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, Erro
 }
 
 fn sync_directory(dir: &Path) -> Result<(), Error> {
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(disk("sync", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk("sync", dir))
 }

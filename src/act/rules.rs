@@ -48,10 +48,7 @@ impl MinAmount {
 impl<'de> Deserialize<'de> for MinAmount {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(
-            untagged,
-            expecting = "expected an amount like \"99.50\", or a table like { usd = \"99.50\" }"
-        )]
+        #[serde(untagged, expecting = "expected an amount like \"99.50\", or a table like { usd = \"99.50\" }")]
         enum Written {
             Integer(i64),
             Text(String),
@@ -63,11 +60,8 @@ impl<'de> Deserialize<'de> for MinAmount {
             Integer(i64),
             Text(String),
         }
-        let amount = |text: &str| {
-            parse_decimal(text)
-                .and_then(|value| Amount::round(&value))
-                .map_err(de::Error::custom)
-        };
+        let amount =
+            |text: &str| parse_decimal(text).and_then(|value| Amount::round(&value)).map_err(de::Error::custom);
         Ok(match Written::deserialize(deserializer)? {
             Written::Integer(value) => Self::Any(amount(&value.to_string())?),
             Written::Text(text) => Self::Any(amount(&text)?),
@@ -200,10 +194,7 @@ pub fn decide(
     if latest.says(after) || is_history {
         return Ok(Decision::Said);
     }
-    let reference = Reference {
-        first: first.id.clone(),
-        replaces: latest.id.clone(),
-    };
+    let reference = Reference { first: first.id.clone(), replaces: latest.id.clone() };
     let alert = Alert::correction(subject, any.clone(), after.is_some(), now, reference)?;
     Ok(Decision::Say(Box::new(alert)))
 }

@@ -154,14 +154,7 @@ mod tests {
         ] {
             assert!(!is_public(ip.parse().unwrap()), "{ip} is not public");
         }
-        for ip in [
-            "1.1.1.1",
-            "172.32.0.1",
-            "100.128.0.1",
-            "192.0.1.1",
-            "2606:4700:4700::1111",
-            "::ffff:8.8.8.8",
-        ] {
+        for ip in ["1.1.1.1", "172.32.0.1", "100.128.0.1", "192.0.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"] {
             assert!(is_public(ip.parse().unwrap()), "{ip} is public");
         }
     }
@@ -194,9 +187,6 @@ mod tests {
         assert_eq!(check("https://example.com/hook", false), Ok(()));
         assert_eq!(check("http://example.com/hook", false), Err(Refusal::Scheme));
         assert_eq!(check("ftp://example.com/", true), Err(Refusal::Scheme));
-        assert_eq!(
-            check("https://user:pass@example.com/", false),
-            Err(Refusal::Credentials)
-        );
+        assert_eq!(check("https://user:pass@example.com/", false), Err(Refusal::Credentials));
     }
 }

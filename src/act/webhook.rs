@@ -35,9 +35,7 @@ impl SigningSecret {
     /// What is wrong with it, without repeating it.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let encoded = text.strip_prefix("whsec_").ok_or("its secret must begin with whsec_")?;
-        let key = BASE64
-            .decode(encoded)
-            .map_err(|_| "its secret must be base64 after whsec_")?;
+        let key = BASE64.decode(encoded).map_err(|_| "its secret must be base64 after whsec_")?;
         if !SECRET_BYTES.contains(&key.len()) {
             return Err("its secret must hold 24 to 64 bytes (try: openssl rand -base64 32)");
         }
@@ -74,9 +72,7 @@ pub struct Options {
 
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Options").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -113,14 +109,8 @@ impl Endpoint {
     /// # Errors
     /// [`Error::Webhook`]
     pub fn new(options: Options) -> Result<Self, Error> {
-        let problem = |problem: String| Error::Webhook {
-            name: options.name.clone(),
-            problem,
-        };
-        let url: Url = options
-            .url
-            .parse()
-            .map_err(|_| problem("its URL cannot be read".to_owned()))?;
+        let problem = |problem: String| Error::Webhook { name: options.name.clone(), problem };
+        let url: Url = options.url.parse().map_err(|_| problem("its URL cannot be read".to_owned()))?;
         target::check(&url, options.allow_private).map_err(|refusal| problem(refusal.to_string()))?;
         if options.secrets.is_empty() {
             return Err(problem("it needs a secret to sign with".to_owned()));
@@ -134,17 +124,9 @@ impl Endpoint {
         if !options.allow_private {
             client = client.dns_resolver(Arc::new(target::PublicOnly));
         }
-        let client = client
-            .build()
-            .map_err(|error| problem(format!("no client for it: {error}")))?;
+        let client = client.build().map_err(|error| problem(format!("no client for it: {error}")))?;
         let target = hex::encode(&Sha256::digest(url.as_str())[..8]);
-        Ok(Self {
-            name: options.name.as_str().into(),
-            url,
-            target,
-            secrets: options.secrets,
-            client,
-        })
+        Ok(Self { name: options.name.as_str().into(), url, target, secrets: options.secrets, client })
     }
 
     /// What rules and logs call it.
@@ -162,11 +144,8 @@ impl Endpoint {
     /// Posts `alert`, signed for `now`. Takes at most [`TIMEOUT`].
     pub async fn send(&self, alert: &Alert, now: EventTime) -> Outcome {
         let body = alert.payload.get();
-        let signatures: Vec<String> = self
-            .secrets
-            .iter()
-            .filter_map(|secret| secret.sign(&alert.id, now.seconds(), body))
-            .collect();
+        let signatures: Vec<String> =
+            self.secrets.iter().filter_map(|secret| secret.sign(&alert.id, now.seconds(), body)).collect();
         let request = self
             .client
             .post(self.url.clone())
@@ -179,28 +158,20 @@ impl Endpoint {
             Ok(response) if response.status().is_success() => Outcome::Delivered,
             Ok(response) if response.status() == StatusCode::GONE => Outcome::Gone,
             Ok(response) => {
-                let header = response
-                    .headers()
-                    .get(RETRY_AFTER)
-                    .and_then(|value| value.to_str().ok());
+                let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
                 Outcome::Failed {
                     reason: format!("it answered {}", response.status().as_u16()),
                     retry_after: header.and_then(|header| retry_after(header, now)),
                 }
             }
-            Err(error) => Outcome::Failed {
-                reason: reason(&error).to_owned(),
-                retry_after: None,
-            },
+            Err(error) => Outcome::Failed { reason: reason(&error).to_owned(), retry_after: None },
         }
     }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Endpoint")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Endpoint").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -247,31 +218,19 @@ mod tests {
         // From the specification's reference libraries.
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         assert_eq!(
-            secret
-                .sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#)
-                .unwrap(),
+            secret.sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, r#"{"test": 2432232314}"#).unwrap(),
             "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
         );
     }
 
     #[test]
     fn weak_or_misspelt_secrets_are_refused_and_none_is_printed() {
-        for bad in [
-            "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "whsec_",
-            "whsec_c2hvcnQ=",
-            "whsec_***",
-        ] {
+        for bad in ["MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_", "whsec_c2hvcnQ=", "whsec_***"] {
             assert!(SigningSecret::parse(bad).is_err(), "{bad}");
         }
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let url = "https://example.com/MfKQ".to_owned();
-        let options = Options {
-            name: "crm".into(),
-            url,
-            secrets: vec![secret],
-            allow_private: false,
-        };
+        let options = Options { name: "crm".into(), url, secrets: vec![secret], allow_private: false };
         let endpoint = Endpoint::new(options.clone()).unwrap();
         assert!(!format!("{options:?} {:?} {endpoint:?}", options.secrets).contains("MfKQ"));
     }
@@ -281,17 +240,10 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
         let url = "https://example.com/".to_owned();
-        let options = Options {
-            name: "crm".into(),
-            url,
-            secrets: vec![secret],
-            allow_private: false,
-        };
+        let options = Options { name: "crm".into(), url, secrets: vec![secret], allow_private: false };
         // What the name of a public host may come to lead to.
         let mut endpoint = Endpoint::new(options).unwrap();
-        endpoint.url = format!("https://localhost:{}/", listener.local_addr().unwrap().port())
-            .parse()
-            .unwrap();
+        endpoint.url = format!("https://localhost:{}/", listener.local_addr().unwrap().port()).parse().unwrap();
         let row = ExpansionRow {
             account: "acct_1".into(),
             livemode: true,
@@ -309,23 +261,14 @@ mod tests {
         let now = EventTime::from_seconds(1);
         let alert = Alert::expansion(Subject::new("rule", &row), row).unwrap();
         let reason = "its name has no public address".to_owned();
-        assert_eq!(
-            endpoint.send(&alert, now).await,
-            Outcome::Failed {
-                reason,
-                retry_after: None
-            }
-        );
+        assert_eq!(endpoint.send(&alert, now).await, Outcome::Failed { reason, retry_after: None });
     }
 
     #[test]
     fn retry_after_is_read_as_seconds_and_as_a_date_and_is_bounded() {
         let now = EventTime::from_seconds(1_445_412_470);
         assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
-        assert_eq!(
-            retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now),
-            Some(Duration::from_secs(10))
-        );
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT", now), Some(Duration::from_secs(10)));
         assert_eq!(retry_after("Wed, 21 Oct 2015 07:00:00 GMT", now), Some(Duration::ZERO));
         assert_eq!(retry_after("99999999", now), Some(MAX_RETRY_AFTER));
         assert_eq!(retry_after("soon", now), None);

@@ -1,6 +1,6 @@
 //! `tributary check` and `tributary explain`
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use clap::Args;
@@ -29,23 +29,22 @@ pub(super) struct ExplainArguments {
 
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
+    let zone = config.zone().map_err(rim::report)?;
+    config.rules().map_err(rim::report)?;
     let planned = plan(&config).await?;
     let mut out = comfy_table::Table::new();
     out.load_preset(comfy_table::presets::UTF8_BORDERS_ONLY).set_header(["pipeline", "class", "reads", "key"]);
     for pipeline in &planned {
         let explanation = pipeline.explain();
-        out.add_row([
-            pipeline.name(),
-            explanation.class,
-            &explanation.sources.join(", "),
-            &explanation.key.join(", "),
-        ]);
+        out.add_row([pipeline.name(), explanation.class, &explanation.sources.join(", "), &explanation.key.join(", ")]);
     }
     println!("{out}");
-    if arguments.place.data_dir.join(engine::TABLE_DIR).is_dir() {
-        return test_columns(&arguments.place, &planned).await;
+    let tables = engine::committed_tables(&arguments.place.data_dir, zone).await.map_err(rim::engine_report)?;
+    let names: BTreeSet<String> = tables.into_iter().map(|table| table.name).collect();
+    if names.is_empty() {
+        return Ok(Outcome::Done);
     }
-    Ok(Outcome::Done)
+    test_columns(&arguments.place, &planned, &names).await
 }
 
 pub(super) async fn explain(arguments: ExplainArguments) -> miette::Result<Outcome> {
@@ -81,10 +80,10 @@ pub(super) async fn plan(config: &Config) -> miette::Result<Vec<Pipeline>> {
 }
 
 /// Runs the column tests of every pipeline over its table.
-async fn test_columns(place: &Place, planned: &[Pipeline]) -> miette::Result<Outcome> {
+async fn test_columns(place: &Place, planned: &[Pipeline], tables: &BTreeSet<String>) -> miette::Result<Outcome> {
     let catalog = query::catalog(place).await?;
     let mut findings = 0;
-    for pipeline in planned.iter().filter(|p| has_table(&place.data_dir, p.name())) {
+    for pipeline in planned.iter().filter(|pipeline| tables.contains(pipeline.name())) {
         for (column, described) in &pipeline.file().metadata.columns {
             for test in &described.tests {
                 let rows = catalog.sql(&test.offending_rows_sql(pipeline.name(), column)).await.map_err(rim::report)?;
@@ -98,8 +97,4 @@ async fn test_columns(place: &Place, planned: &[Pipeline]) -> miette::Result<Out
         }
     }
     Ok(if findings > 0 { Outcome::Findings } else { Outcome::Done })
-}
-
-fn has_table(data_dir: &Path, name: &str) -> bool {
-    data_dir.join(engine::TABLE_DIR).join(name).is_dir()
 }

@@ -7,8 +7,9 @@ use std::{
 
 use arrow::{
     array::{ArrayRef, RecordBatch, StringArray},
-    csv, json,
+    csv,
     datatypes::{DataType, Field, Schema, SchemaRef},
+    json,
     util::{
         display::{ArrayFormatter, FormatOptions},
         pretty::pretty_format_batches_with_options,
@@ -38,24 +39,30 @@ pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output)
     let mut out = io::stdout().lock();
     match output {
         Output::Table => {
-            let batches = if batches.is_empty() { vec![RecordBatch::new_empty(Arc::clone(schema))] } else { batches.to_vec() };
+            let batches =
+                if batches.is_empty() { vec![RecordBatch::new_empty(Arc::clone(schema))] } else { batches.to_vec() };
             let table = pretty_format_batches_with_options(&batches, &format()).into_diagnostic()?;
             writeln!(out, "{table}").into_diagnostic()?;
         }
         Output::Json => {
-            let mut writer = json::LineDelimitedWriter::new(&mut out);
             for batch in batches {
+                let mut text = Vec::new();
+                let mut writer = json::LineDelimitedWriter::new(&mut text);
                 writer.write(&exact(batch)?).into_diagnostic()?;
+                writer.finish().into_diagnostic()?;
+                out.write_all(&text).into_diagnostic()?;
             }
-            writer.finish().into_diagnostic()?;
         }
         Output::Csv => {
-            let mut writer = csv::WriterBuilder::new().with_header(true).build(&mut out);
-            if batches.is_empty() {
-                writer.write(&flat(&RecordBatch::new_empty(Arc::clone(schema)))?).into_diagnostic()?;
-            }
-            for batch in batches {
-                writer.write(&flat(batch)?).into_diagnostic()?;
+            let names = RecordBatch::new_empty(Arc::clone(schema));
+            for (i, batch) in std::iter::once(&names).chain(batches).enumerate() {
+                let mut text = Vec::new();
+                csv::WriterBuilder::new()
+                    .with_header(i == 0)
+                    .build(&mut text)
+                    .write(&flat(batch)?)
+                    .into_diagnostic()?;
+                out.write_all(&text).into_diagnostic()?;
             }
         }
     }

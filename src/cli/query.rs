@@ -5,7 +5,11 @@ use std::sync::Arc;
 use clap::Args;
 use miette::IntoDiagnostic;
 
-use super::{Outcome, Place, output::{self, Output}, rim};
+use super::{
+    Outcome, Place,
+    output::{self, Output},
+    rim,
+};
 use crate::{engine, serve::Catalog, stream::calendar};
 
 #[derive(Args)]

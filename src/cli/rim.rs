@@ -5,7 +5,10 @@ use std::{error::Error as StdError, io, sync::Arc, time::SystemTime};
 use miette::{Diagnostic, IntoDiagnostic, Report};
 use tokio::sync::watch;
 
-use crate::{act, stripe, time::EventTime};
+use crate::{
+    act, stripe,
+    time::{Clock, EventTime},
+};
 
 /// The system's clock.
 #[allow(clippy::disallowed_methods, reason = "the rim is where the real clock is read")]
@@ -15,18 +18,25 @@ pub(super) fn now() -> EventTime {
 }
 
 /// The system's clock, to be passed in.
-pub(super) fn clock() -> act::Clock {
+pub(super) fn clock() -> Clock {
     Arc::new(now)
 }
 
 /// Randomness for spreading retries out.
+#[allow(clippy::disallowed_methods, reason = "the rim is where randomness comes in")]
 pub(super) fn jitter() -> act::Jitter {
     Arc::new(|| rand::random_range(0.0..1.0))
 }
 
+/// Sixteen random bytes.
+#[allow(clippy::disallowed_methods, reason = "the rim is where randomness comes in")]
+pub(super) fn random() -> [u8; 16] {
+    rand::random()
+}
+
 /// A random text, another one each time.
 pub(super) fn nonce() -> String {
-    hex::encode(rand::random::<[u8; 16]>())
+    hex::encode(random())
 }
 
 /// The door into the log.
@@ -35,9 +45,18 @@ pub(super) fn admission(account: stripe::ids::AccountId) -> miette::Result<strip
     Ok(stripe::admission::Admission::new(redactor, account))
 }
 
-/// Any error as a report.
-pub(super) fn report(error: impl StdError + Send + Sync + 'static) -> Report {
-    Err::<(), _>(error).into_diagnostic().err().unwrap_or_else(|| miette::miette!("unknown error"))
+/// Any error as a report: its message, and those of its causes that it does not repeat.
+pub(super) fn report(error: impl StdError) -> Report {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let message = inner.to_string();
+        if !text.contains(&message) {
+            text = format!("{text}: {message}");
+        }
+        cause = inner.source();
+    }
+    Report::msg(text)
 }
 
 /// An error of the engine as a report; a mistake in a pipeline's file keeps its place.
@@ -55,9 +74,9 @@ pub(super) fn file_report<E: Diagnostic + Send + Sync + 'static>(error: Box<E>) 
 
 /// Whether the reader of our output went away, which is no failure.
 pub(super) fn is_broken_pipe(report: &Report) -> bool {
-    report.chain().any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    report
+        .chain()
+        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
 }
 
 /// Runs a command's future to its end.
@@ -69,8 +88,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = miette::Result<T>>) -> mi
 /// Becomes true at the first Ctrl-C or SIGTERM.
 pub(super) fn stop_signal() -> miette::Result<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(false);
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).into_diagnostic()?;
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).into_diagnostic()?;
     tokio::spawn(async move {
         tokio::select! {
             _ = tokio::signal::ctrl_c() => {}

@@ -51,7 +51,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
 pub(super) fn said(progress: &Progress) -> String {
     let Progress { records, rejected, duplicates, late, checkpoints, .. } = progress;
     format!(
-        "{records} records read: {duplicates} duplicates, {rejected} rejected, {late} late; {checkpoints} checkpoints"
+        "{records} records read: {duplicates} duplicates in the ledger, {rejected} rejected, {late} late; {checkpoints} checkpoints"
     )
 }
 
@@ -83,12 +83,12 @@ pub(super) async fn serve(config: &Config, place: &Place, engine: &Engine) -> mi
     let tables = engine.user_tables().map_err(rim::engine_report)?;
     let catalog = Catalog::new(tables, vec![calendar::local_date()]).await.map_err(rim::report)?;
     let configured = env::var(POSTGRES_PASSWORD).ok().map(Secret::new);
-    let password = Password::load_or_create(&place.data_dir, configured, rand::random()).map_err(rim::report)?;
+    let password = Password::load_or_create(&place.data_dir, configured, rim::random()).map_err(rim::report)?;
     let options = postgres::Options::new(
         config.serve.listen,
         config.serve.user.clone(),
         password.secret().clone(),
-        rand::random(),
+        rim::random(),
     );
     let handle = postgres::start(options, Arc::new(catalog)).await.map_err(rim::report)?;
     let address = handle.local_addr();

@@ -84,8 +84,7 @@ pub(super) async fn train(config: &Config, data_dir: &Path, catalog: &Catalog) -
         miette::bail!(help = "run the engine over some events first", "there are no events to train on");
     };
     let paying = closings.into_iter().map(|(subject, days)| (subject, paying_intervals(days))).collect();
-    let dataset =
-        Dataset::build(names, &rows, &paying, &dataset::Options::until(last_day)).map_err(rim::report)?;
+    let dataset = Dataset::build(names, &rows, &paying, &dataset::Options::until(last_day)).map_err(rim::report)?;
     let options = model::Options { texts: texts(), ..model::Options::default() };
     let trained = tokio::task::block_in_place(|| model::train(&dataset, &options)).map_err(rim::report)?;
     let sql = pipelines(config)?.into_iter().find(|file| file.metadata.name == FEATURES).map(|file| file.text);

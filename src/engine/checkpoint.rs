@@ -197,4 +197,3 @@ fn to_ipc(batch: &RecordBatch) -> Result<Bytes, Error> {
 pub(super) fn from_ipc(bytes: Bytes) -> Result<Vec<RecordBatch>, Error> {
     Ok(StreamReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?)
 }
-

@@ -20,19 +20,14 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use arrow::array::RecordBatch;
 use chrono_tz::Tz;
 use datafusion::prelude::SessionContext;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-pub use self::{
-    readers::committed_tables,
-    recovery::relations,
-    scoring::{FEATURES, MODEL, feature_names},
-};
 use self::{
     alerts::{EXPANSIONS, PendingAlerts},
     decode::{Decoded, decode},
@@ -40,6 +35,11 @@ use self::{
     scoring::{SCORES, Scorer},
     store::Store,
     watermark::Watermark,
+};
+pub use self::{
+    readers::committed_tables,
+    recovery::relations,
+    scoring::{FEATURES, MODEL, feature_names},
 };
 use crate::{
     act,
@@ -55,7 +55,7 @@ use crate::{
     },
     stripe::{counts::UnknownCounts, ids::AccountId, types::Scope},
     tables::{self, rows},
-    time::EventTime,
+    time::{Clock, EventTime},
 };
 
 /// Where checkpoints live in a data directory.
@@ -203,7 +203,7 @@ pub struct Engine {
     options: Options,
     log: Arc<dyn EventLog>,
     log_identity: String,
-    clock: act::Clock,
+    clock: Clock,
     checkpoints: Checkpoints,
     store: Store,
     commits: sink::delta::DeltaTable,
@@ -341,8 +341,7 @@ impl Engine {
     /// Reads the next records of every partition; waits a little when there are none.
     async fn cut(&mut self) -> Result<Vec<Record>, Error> {
         self.ends = self.log.end_offsets().await?;
-        let waiting: Vec<usize> =
-            (0..self.offsets.len()).filter(|p| self.offsets[*p] < self.ends[*p]).collect();
+        let waiting: Vec<usize> = (0..self.offsets.len()).filter(|p| self.offsets[*p] < self.ends[*p]).collect();
         if waiting.is_empty() {
             // Every partition is at its end: wait on the one that had records last, and look again.
             tokio::time::sleep(LINGER).await;

@@ -33,7 +33,7 @@ use crate::{
     },
     stripe::{counts::UnknownCounts, types::Scope},
     tables::{self, OP_COLUMN, Source, rows},
-    time::EventTime,
+    time::{Clock, EventTime},
 };
 
 /// The engine's relations that pipelines can read.
@@ -62,7 +62,7 @@ impl Engine {
         options: Options,
         log: Arc<dyn EventLog>,
         alerts: Option<act::Handle>,
-        clock: act::Clock,
+        clock: Clock,
         nonce: String,
     ) -> Result<Self, Error> {
         let relations = relations()?;

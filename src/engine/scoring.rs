@@ -169,7 +169,8 @@ impl Scorer {
             if self.latest.get(&customer).is_some_and(|latest| latest.as_of > as_of) {
                 continue;
             }
-            let value = |c: &arrow::array::ArrayRef| c.is_valid(row).then(|| c.as_primitive::<Float64Type>().value(row));
+            let value =
+                |c: &arrow::array::ArrayRef| c.is_valid(row).then(|| c.as_primitive::<Float64Type>().value(row));
             let values = columns.iter().map(value).collect();
             self.latest.insert(customer.clone(), Latest { as_of, paying: paying.value(row) > 0, values });
             touched.insert(customer);

@@ -75,10 +75,8 @@ impl Store {
         let mut tables = BTreeMap::new();
         for definition in definitions {
             let Definition { name, schema, key, comment, .. } = definition;
-            let provider = delta
-                .get(&name)
-                .ok_or_else(|| Error::Internal(format!("table {name} was not opened")))?
-                .provider();
+            let provider =
+                delta.get(&name).ok_or_else(|| Error::Internal(format!("table {name} was not opened")))?.provider();
             let live = Arc::new(LiveTable::new(Arc::clone(&schema), key.clone(), provider)?);
             let table =
                 StoredTable { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staged: Vec::new() };
@@ -211,7 +209,6 @@ pub(crate) fn user_table(
         .collect();
     table
 }
-
 
 /// Deletes of the rows that went, then puts of those that are there now: of one key the last one counts.
 fn changes(schema: &SchemaRef, delta: &RowDelta) -> Result<RecordBatch, Error> {

@@ -36,11 +36,7 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn new(listener: TcpListener, max_silence: Duration) -> Self {
-        Self {
-            listener,
-            max_silence,
-            free: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-        }
+        Self { listener, max_silence, free: Arc::new(Semaphore::new(MAX_CONNECTIONS)) }
     }
 }
 
@@ -89,10 +85,7 @@ impl AsyncRead for Connection {
             self.silence.as_mut().reset(until);
             return read;
         }
-        self.silence
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.silence.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

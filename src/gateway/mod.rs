@@ -33,7 +33,7 @@ use crate::{
         Admission,
         signature::{self, Secret},
     },
-    time::EventTime,
+    time::{Clock, EventTime},
 };
 
 /// Where Stripe posts.
@@ -50,9 +50,6 @@ pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much longer than a request may take a shutdown waits.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
-
-/// Tells the time; passed in, so that tests decide what it is.
-pub type Clock = Arc<dyn Fn() -> EventTime + Send + Sync>;
 
 /// What can go wrong with starting the gateway.
 #[derive(Debug, thiserror::Error)]
@@ -113,9 +110,7 @@ impl Options {
             return Err(Error::NoSecret);
         }
         if !(1..=MAX_RECORD_BYTES).contains(&self.max_body_bytes) {
-            return Err(Error::Limit(format!(
-                "max_body_bytes must be between 1 and {MAX_RECORD_BYTES}"
-            )));
+            return Err(Error::Limit(format!("max_body_bytes must be between 1 and {MAX_RECORD_BYTES}")));
         }
         if !(1..=Semaphore::MAX_PERMITS).contains(&self.max_in_flight) {
             return Err(Error::Limit("max_in_flight must be at least 1".to_owned()));
@@ -145,10 +140,7 @@ pub async fn start(
     clock: Clock,
 ) -> Result<Handle, Error> {
     options.check()?;
-    let listen = |source| Error::Listen {
-        address: options.listen,
-        source,
-    };
+    let listen = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(listen)?;
     let local_addr = listener.local_addr().map_err(listen)?;
     let (max_body_bytes, grace) = (options.max_body_bytes, options.request_timeout + SHUTDOWN_GRACE);
@@ -160,27 +152,18 @@ pub async fn start(
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .with_state(Arc::clone(&receiver));
     let (stop, mut stopped) = watch::channel(false);
-    let serve = axum::serve(
-        connections::Connections::new(listener, connections::MAX_SILENCE),
-        router,
-    )
-    .with_graceful_shutdown(async move {
-        // An error means that the handle is gone: that is a stop as well.
-        let _ = stopped.wait_for(|stop| *stop).await;
-    });
+    let serve = axum::serve(connections::Connections::new(listener, connections::MAX_SILENCE), router)
+        .with_graceful_shutdown(async move {
+            // An error means that the handle is gone: that is a stop as well.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        });
     let server = tokio::spawn(async move {
         if let Err(error) = serve.await {
             tracing::error!(%error, "the webhook gateway has stopped");
         }
     });
     tracing::info!(%local_addr, path = WEBHOOK_PATH, "waiting for Stripe's webhooks");
-    Ok(Handle {
-        local_addr,
-        receiver,
-        stop,
-        server,
-        grace,
-    })
+    Ok(Handle { local_addr, receiver, stop, server, grace })
 }
 
 impl Handle {

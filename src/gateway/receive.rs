@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    Clock, Options,
+    Options,
     status::{Counters, Status},
 };
 use crate::{
@@ -26,6 +26,7 @@ use crate::{
         Admission, AdmissionCounts,
         signature::{self, Secret},
     },
+    time::Clock,
 };
 
 /// What a put-off request is told to wait. Stripe keeps its own schedule; others read it.
@@ -52,10 +53,9 @@ impl IntoResponse for Refusal {
             Self::Signature(signature::Error::Mismatch | signature::Error::NoSecret) => {
                 (StatusCode::BAD_REQUEST, "the signature does not match\n")
             }
-            Self::Signature(signature::Error::TooOld { .. } | signature::Error::TooNew { .. }) => (
-                StatusCode::BAD_REQUEST,
-                "the signature's time is outside the tolerance\n",
-            ),
+            Self::Signature(signature::Error::TooOld { .. } | signature::Error::TooNew { .. }) => {
+                (StatusCode::BAD_REQUEST, "the signature's time is outside the tolerance\n")
+            }
             Self::BodyIncomplete => (StatusCode::BAD_REQUEST, "the body is incomplete\n"),
             Self::BodySlow => (StatusCode::REQUEST_TIMEOUT, "the body took too long\n"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n"),
@@ -83,9 +83,7 @@ pub(super) struct Receiver {
 
 impl std::fmt::Debug for Receiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Receiver")
-            .field("counters", &self.counters)
-            .finish_non_exhaustive()
+        f.debug_struct("Receiver").field("counters", &self.counters).finish_non_exhaustive()
     }
 }
 
@@ -156,8 +154,5 @@ pub(super) async fn status(State(receiver): State<Arc<Receiver>>) -> Response {
 }
 
 fn signature_header(headers: &HeaderMap) -> &str {
-    headers
-        .get("stripe-signature")
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default()
+    headers.get("stripe-signature").and_then(|value| value.to_str().ok()).unwrap_or_default()
 }

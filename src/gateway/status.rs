@@ -100,8 +100,5 @@ impl Counters {
 }
 
 fn owned(counts: Vec<(&str, u64)>) -> BTreeMap<String, u64> {
-    counts
-        .into_iter()
-        .map(|(name, count)| (name.to_owned(), count))
-        .collect()
+    counts.into_iter().map(|(name, count)| (name.to_owned(), count)).collect()
 }

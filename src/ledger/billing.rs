@@ -50,22 +50,8 @@ pub(crate) struct Parked {
 impl Parked {
     /// The event again.
     pub(crate) fn into_event(self) -> Event {
-        let Self {
-            scope,
-            id,
-            kind,
-            created,
-            object,
-            ..
-        } = self;
-        Event {
-            scope,
-            id,
-            kind: kind.into(),
-            created,
-            object,
-            before: None,
-        }
+        let Self { scope, id, kind, created, object, .. } = self;
+        Event { scope, id, kind: kind.into(), created, object, before: None }
     }
 }
 
@@ -102,11 +88,7 @@ impl Payers {
 
     /// Keeps an event until the payment with this key arrives. True if it is not kept already.
     pub(crate) fn park(&mut self, key: u64, event: &Event, appended_at: EventTime) -> bool {
-        if self
-            .parked
-            .iter()
-            .any(|parked| parked.id == event.id && parked.key == key)
-        {
+        if self.parked.iter().any(|parked| parked.id == event.id && parked.key == key) {
             return false;
         }
         self.parked.push_back(Parked {
@@ -126,9 +108,8 @@ impl Payers {
 
     /// What waited for the payment with this key.
     pub(crate) fn unpark(&mut self, key: u64) -> impl Iterator<Item = Parked> + use<> {
-        let (here, rest): (VecDeque<_>, _) = std::mem::take(&mut self.parked)
-            .into_iter()
-            .partition(|parked| parked.key == key);
+        let (here, rest): (VecDeque<_>, _) =
+            std::mem::take(&mut self.parked).into_iter().partition(|parked| parked.key == key);
         self.parked = rest;
         here.into_iter()
     }
@@ -148,10 +129,7 @@ pub(crate) fn payment_ids(object: &Object) -> Vec<&str> {
     let ids: [Option<&str>; 2] = match object {
         Object::Charge(charge) => [Some(charge.id.as_str()), charge.payment_intent.as_deref()],
         Object::PaymentIntent(intent) => [Some(&intent.id), intent.latest_charge.as_ref().map(|id| id.as_str())],
-        Object::Refund(refund) => [
-            refund.charge.as_ref().map(|id| id.as_str()),
-            refund.payment_intent.as_deref(),
-        ],
+        Object::Refund(refund) => [refund.charge.as_ref().map(|id| id.as_str()), refund.payment_intent.as_deref()],
         Object::Dispute(dispute) => [dispute.charge.as_ref().map(|id| id.as_str()), None],
         _ => [None, None],
     };
@@ -213,8 +191,7 @@ impl Told {
             let past = self.seen.partition_point(|(time, _)| *time < horizon);
             self.seen.drain(..past.max(self.seen.len().saturating_sub(MAX_SEEN)));
             // A charge can be refunded in parts for half a year.
-            self.refunds
-                .retain(|_, refunds| refunds.newest >= newest.plus_days(-6 * HORIZON_DAYS));
+            self.refunds.retain(|_, refunds| refunds.newest >= newest.plus_days(-6 * HORIZON_DAYS));
         }
         Heard::Row(Box::new(BillingEvent {
             scope: event.scope.clone(),
@@ -239,21 +216,12 @@ impl Told {
             // Charges of invoices have a payment intent and fail as `invoice.payment_failed`.
             (Object::Charge(charge), "charge.failed") if charge.payment_intent.is_none() => Some(Fact {
                 failure_code: charge.failure_code.as_deref().map(Into::into),
-                ..Fact::of(
-                    "payment_failed",
-                    charge.id.as_str(),
-                    charge.currency,
-                    Some(charge.amount),
-                )
+                ..Fact::of("payment_failed", charge.id.as_str(), charge.currency, Some(charge.amount))
             }),
             (Object::Charge(charge), "charge.refunded") => self.refunded(charge, event.created),
             (Object::Refund(refund), _) => {
                 let void = matches!(refund.status.as_deref(), Some("failed" | "canceled"));
-                let charge = refund
-                    .charge
-                    .as_ref()
-                    .map(|id| id.as_str())
-                    .or(refund.payment_intent.as_deref())?;
+                let charge = refund.charge.as_ref().map(|id| id.as_str()).or(refund.payment_intent.as_deref())?;
                 let refunds = self.refunds_of(charge, event.created);
                 let known = refunds.by_id.entry(short(&[&refund.id])).or_default();
                 *known = if void { 0 } else { refund.amount.max(*known) };
@@ -305,14 +273,7 @@ struct Fact {
 impl Fact {
     fn of(kind: &'static str, object_id: &str, currency: Option<Currency>, amount_minor: Option<i64>) -> Self {
         let object_id = object_id.into();
-        Self {
-            kind,
-            object_id,
-            currency,
-            amount_minor,
-            attempt_count: None,
-            failure_code: None,
-        }
+        Self { kind, object_id, currency, amount_minor, attempt_count: None, failure_code: None }
     }
 }
 
@@ -330,8 +291,5 @@ fn of_invoice(invoice: &Invoice, kind: &str) -> Option<Fact> {
         _ => return None,
     };
     let id = invoice.id.as_ref()?;
-    Some(Fact {
-        attempt_count: invoice.attempt_count,
-        ..Fact::of(kind, id.as_str(), invoice.currency, amount)
-    })
+    Some(Fact { attempt_count: invoice.attempt_count, ..Fact::of(kind, id.as_str(), invoice.currency, amount) })
 }

@@ -122,11 +122,7 @@ impl Shelf {
     /// Moves the clock. True if it moved.
     pub(crate) fn tick(&mut self, created: EventTime) -> bool {
         let moves = self.first_event.is_none_or(|first| created < first) || created > self.last_event;
-        self.last_event = if self.first_event.is_some() {
-            self.last_event.max(created)
-        } else {
-            created
-        };
+        self.last_event = if self.first_event.is_some() { self.last_event.max(created) } else { created };
         self.first_event = Some(self.first_event.map_or(created, |first| first.min(created)));
         moves
     }
@@ -196,11 +192,7 @@ impl Shelf {
             CouponRef::Full(coupon) => (coupon.id.clone(), self.learn_coupon(coupon, at, lesson)),
         };
         let key = full_discount_key(discount);
-        let facts = DiscountFacts {
-            coupon,
-            start: discount.start,
-            end: discount.end,
-        };
+        let facts = DiscountFacts { coupon, start: discount.start, end: discount.end };
         match self.discounts.get_mut(&key) {
             None => {
                 self.discounts.insert(key.clone(), Known { value: facts, at });
@@ -220,13 +212,7 @@ impl Shelf {
             return false;
         }
         let Some(known) = self.coupons.get_mut(&coupon.id) else {
-            self.coupons.insert(
-                coupon.id.clone(),
-                Known {
-                    value: coupon.clone(),
-                    at,
-                },
-            );
+            self.coupons.insert(coupon.id.clone(), Known { value: coupon.clone(), at });
             lesson.learnt.push(Need::Coupon(coupon.id.clone()));
             return true;
         };
@@ -260,16 +246,8 @@ impl Shelf {
         }
         let Some(known) = self.prices.get_mut(&price.id) else {
             let options = price.currency_options.iter();
-            let options = options
-                .map(|(currency, amount)| (*currency, vec![(created, amount.clone())]))
-                .collect();
-            let facts = PriceFacts {
-                price: Price {
-                    currency_options: BTreeMap::new(),
-                    ..price.clone()
-                },
-                options,
-            };
+            let options = options.map(|(currency, amount)| (*currency, vec![(created, amount.clone())])).collect();
+            let facts = PriceFacts { price: Price { currency_options: BTreeMap::new(), ..price.clone() }, options };
             self.prices.insert(price.id.clone(), Known { value: facts, at });
             lesson.learnt.push(Need::Price(price.id.clone()));
             return true;
@@ -297,11 +275,7 @@ impl Shelf {
         for (currency, amount) in &price.currency_options {
             let dated = held.options.entry(*currency).or_default();
             let at = dated.partition_point(|(from, _)| *from <= created);
-            if at
-                .checked_sub(1)
-                .and_then(|before| dated.get(before))
-                .is_none_or(|(_, held)| held != amount)
-            {
+            if at.checked_sub(1).and_then(|before| dated.get(before)).is_none_or(|(_, held)| held != amount) {
                 // The same amount known from a later date is only known for longer.
                 match dated.get_mut(at).filter(|(_, held)| held == amount) {
                     Some(later) => later.0 = created,

@@ -131,12 +131,7 @@ fn item(item: &SubscriptionItem) -> Item {
 }
 
 fn period_end(subscription: &Subscription) -> Option<EventTime> {
-    subscription
-        .items
-        .iter()
-        .filter_map(|item| item.current_period_end)
-        .max()
-        .max(subscription.current_period_end)
+    subscription.items.iter().filter_map(|item| item.current_period_end).max().max(subscription.current_period_end)
 }
 
 /// The key of a discount in the catalogue. Very old shapes have no `di_…`; there the coupon and its dates stand in.
@@ -180,15 +175,9 @@ pub(crate) fn fingerprint(subscription: &Subscription) -> u64 {
     }
     print_discounts(&mut print, &subscription.discounts);
     print.optional(time(subscription.current_period_end));
-    print
-        .optional(time(subscription.cancel_at))
-        .number(subscription.cancel_at_period_end.into());
-    print
-        .optional(time(subscription.canceled_at))
-        .optional(time(subscription.ended_at));
-    print
-        .optional(time(subscription.trial_end))
-        .optional(time(subscription.start_date));
+    print.optional(time(subscription.cancel_at)).number(subscription.cancel_at_period_end.into());
+    print.optional(time(subscription.canceled_at)).optional(time(subscription.ended_at));
+    print.optional(time(subscription.trial_end)).optional(time(subscription.start_date));
     print.text(subscription.pause_collection.as_deref().unwrap_or_default());
     print.text(subscription.cancellation_reason.as_deref().unwrap_or_default());
     print.text(subscription.pause_reason.as_deref().unwrap_or_default());
@@ -206,10 +195,7 @@ fn print_discounts(print: &mut Fingerprint, discounts: &[DiscountRef]) {
 pub(crate) fn progress(subscription: &Subscription) -> u64 {
     let begun = !matches!(subscription.status, SubscriptionStatus::Incomplete);
     let ended = subscription.ended_at.is_some()
-        || matches!(
-            subscription.status,
-            SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired
-        );
+        || matches!(subscription.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
     let period = period_end(subscription).map_or(0, |end| end.seconds().clamp(0, 1 << 40)) as u64;
     (u64::from(ended) << 62) | (u64::from(begun) << 61) | period
 }

@@ -60,9 +60,7 @@ pub(crate) struct CustomerState {
 
 impl Surroundings for Around {
     fn deleted(&self) -> Option<(EventTime, EventTime, &EventId)> {
-        self.deleted
-            .as_ref()
-            .map(|(time, appended_at, event)| (*time, *appended_at, event))
+        self.deleted.as_ref().map(|(time, appended_at, event)| (*time, *appended_at, event))
     }
 
     fn discounts_at(&self, time: EventTime) -> Vec<DiscountId> {
@@ -83,16 +81,9 @@ impl Surroundings for Around {
     }
 
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)> {
-        let deleted = self
-            .deleted
-            .as_ref()
-            .filter(|(at, ..)| *at == time)
-            .map(|(_, known, event)| (*known, event));
+        let deleted = self.deleted.as_ref().filter(|(at, ..)| *at == time).map(|(_, known, event)| (*known, event));
         let discounts = self.discounts.iter().filter(|change| change.time == time);
-        discounts
-            .map(|change| (change.appended_at, &change.event_id))
-            .chain(deleted)
-            .collect()
+        discounts.map(|change| (change.appended_at, &change.event_id)).chain(deleted).collect()
     }
 
     fn change_times(&self) -> Vec<EventTime> {
@@ -117,11 +108,7 @@ impl CustomerState {
             position
         });
         let history = &mut self.subscriptions[position].1;
-        history.insert(
-            Snap::of(event, subscription, appended_at, history.begins_open()),
-            event.created,
-            folding,
-        )
+        history.insert(Snap::of(event, subscription, appended_at, history.begins_open()), event.created, folding)
     }
 
     /// Takes in a snapshot of the customer itself.
@@ -143,11 +130,7 @@ impl CustomerState {
     /// Takes in an event of a discount on the customer.
     pub(crate) fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime) -> Inserted {
         let id = full_discount_key(discount);
-        let what = if event.is_deletion() {
-            DiscountMove::Remove(id)
-        } else {
-            DiscountMove::Add(id)
-        };
+        let what = if event.is_deletion() { DiscountMove::Remove(id) } else { DiscountMove::Add(id) };
         self.discount_move(event, what, appended_at)
     }
 
@@ -169,10 +152,7 @@ impl CustomerState {
     fn discount_move(&mut self, event: &Event, what: DiscountMove, appended_at: EventTime) -> Inserted {
         let time = event.created;
         let changes = &mut self.around.discounts;
-        if changes
-            .iter()
-            .any(|change| change.time == time && change.event_id == event.id)
-        {
+        if changes.iter().any(|change| change.time == time && change.event_id == event.id) {
             return Inserted::Duplicate;
         }
         if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
@@ -180,15 +160,7 @@ impl CustomerState {
         }
         let key = (time, &what, &event.id);
         let position = changes.partition_point(|change| (change.time, &change.what, &change.event_id) < key);
-        changes.insert(
-            position,
-            DiscountChange {
-                time,
-                what,
-                appended_at,
-                event_id: event.id.clone(),
-            },
-        );
+        changes.insert(position, DiscountChange { time, what, appended_at, event_id: event.id.clone() });
         if changes.len() > MAX_DISCOUNT_CHANGES {
             let second = changes[1].time;
             let merged = self.around.discounts_at(second);
@@ -221,11 +193,7 @@ impl CustomerState {
         for (id, history) in &mut self.subscriptions {
             written |= history.replay(id, &self.around, cx);
         }
-        let Self {
-            subscriptions,
-            movements,
-            ..
-        } = self;
+        let Self { subscriptions, movements, .. } = self;
         if written {
             let held = subscriptions.iter().flat_map(|(_, history)| history.written());
             movements.publish(cx.scope, cx.customer, held, cx.rules, cx.delta)?;
@@ -242,11 +210,7 @@ impl CustomerState {
         if !movements.has_too_many() {
             return Ok(());
         }
-        let oldest = subscriptions
-            .iter()
-            .flat_map(|(_, history)| history.written())
-            .map(|(time, _)| time)
-            .min();
+        let oldest = subscriptions.iter().flat_map(|(_, history)| history.written()).map(|(time, _)| time).min();
         movements.fold(oldest, cx.rules)
     }
 

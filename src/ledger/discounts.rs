@@ -63,15 +63,9 @@ pub(crate) fn apply(
     time: EventTime,
     subtracts: impl Fn(&CouponDuration) -> bool,
 ) -> Outcome {
-    let mut outcome = Outcome {
-        taken: Vec::new(),
-        unresolved: Vec::new(),
-        valid_until: None,
-    };
-    let of_items = items
-        .iter()
-        .enumerate()
-        .flat_map(|(line, item)| item.discounts.iter().map(move |id| (id, Some(line))));
+    let mut outcome = Outcome { taken: Vec::new(), unresolved: Vec::new(), valid_until: None };
+    let of_items =
+        items.iter().enumerate().flat_map(|(line, item)| item.discounts.iter().map(move |id| (id, Some(line))));
     for (id, only) in of_items.chain(shared.iter().map(|id| (id, None))) {
         let Some(discount) = shelf.discount(id) else {
             outcome.unresolved.push(Need::Discount(id.clone()));
@@ -95,11 +89,7 @@ pub(crate) fn apply(
         match take(lines, only, &coupon.value) {
             Some(amounts) => {
                 let known_at = discount.at.max(coupon.at);
-                outcome.taken.push(Taken {
-                    id: id.clone(),
-                    known_at,
-                    amounts,
-                });
+                outcome.taken.push(Taken { id: id.clone(), known_at, amounts });
             }
             None => outcome.unresolved.push(Need::Coupon(coupon.value.id.clone())),
         }
@@ -127,17 +117,9 @@ fn take(lines: &mut [Line], only: Option<usize>, coupon: &Coupon) -> Option<Vec<
         cadences.sort_unstable();
         cadences.dedup();
         for cadence in cadences {
-            let invoice: Vec<usize> = eligible
-                .iter()
-                .copied()
-                .filter(|index| lines[*index].cadence == cadence)
-                .collect();
-            share_out(
-                lines,
-                &invoice,
-                amount_off(coupon, lines[*invoice.first()?].currency)?,
-                &mut amounts,
-            );
+            let invoice: Vec<usize> =
+                eligible.iter().copied().filter(|index| lines[*index].cadence == cadence).collect();
+            share_out(lines, &invoice, amount_off(coupon, lines[*invoice.first()?].currency)?, &mut amounts);
         }
     }
     for (line, amount) in lines.iter_mut().zip(&amounts) {
@@ -147,11 +129,7 @@ fn take(lines: &mut [Line], only: Option<usize>, coupon: &Coupon) -> Option<Vec<
 }
 
 fn applies(coupon: &Coupon, line: &Line) -> bool {
-    coupon.applies_to.is_empty()
-        || line
-            .product
-            .as_ref()
-            .is_some_and(|product| coupon.applies_to.contains(product))
+    coupon.applies_to.is_empty() || line.product.as_ref().is_some_and(|product| coupon.applies_to.contains(product))
 }
 
 fn amount_off(coupon: &Coupon, currency: Currency) -> Option<&Rational> {
@@ -170,10 +148,7 @@ fn share_out(lines: &[Line], invoice: &[usize], amount: &Rational, amounts: &mut
         return;
     }
     let total = if left < *amount { left } else { amount.clone() };
-    let exact: Vec<Rational> = invoice
-        .iter()
-        .map(|index| &total * &lines[*index].list / &list)
-        .collect();
+    let exact: Vec<Rational> = invoice.iter().map(|index| &total * &lines[*index].list / &list).collect();
     for (index, share) in invoice.iter().zip(&exact) {
         amounts[*index] = share.floor();
     }
@@ -190,11 +165,7 @@ fn share_out(lines: &[Line], invoice: &[usize], amount: &Rational, amounts: &mut
     for _ in 0..2 {
         for index in invoice {
             let wanted = &amounts[*index] + &overflow;
-            let taken = if wanted > lines[*index].left {
-                lines[*index].left.clone()
-            } else {
-                wanted.clone()
-            };
+            let taken = if wanted > lines[*index].left { lines[*index].left.clone() } else { wanted.clone() };
             overflow = wanted - &taken;
             amounts[*index] = taken;
         }

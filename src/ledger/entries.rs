@@ -149,24 +149,14 @@ pub(crate) fn between(before: &Valued, after: &Valued, imported: bool) -> Vec<En
                 old,
                 Side::End,
                 ending(after),
-                &Value {
-                    list: Amount::ZERO,
-                    mrr: Amount::ZERO,
-                    quantity: Quantity::ZERO,
-                    ..old.clone()
-                },
+                &Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..old.clone() },
                 old,
             )),
         }
     }
     for new in &after.values {
         if !before.values.iter().any(|old| old.item == new.item) {
-            let nothing = Value {
-                list: Amount::ZERO,
-                mrr: Amount::ZERO,
-                quantity: Quantity::ZERO,
-                ..new.clone()
-            };
+            let nothing = Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..new.clone() };
             let side = if imported { Side::Imported } else { Side::Start };
             entries.push(entry(new, side, beginning(before), new, &nothing));
         }
@@ -213,24 +203,12 @@ fn change(before: &Valued, after: &Valued, old: &Value, new: &Value, entries: &m
     if old.discounts != new.discounts {
         let off = |value: &Value| value.list.micros() - value.mrr.micros();
         // Of two different discounts the deeper one decides; over different list values, having any does.
-        let starts = if old.discounts == 0 || new.discounts == 0 {
-            new.discounts != 0
-        } else {
-            off(new) > off(old)
-        };
-        causes = causes.and(if starts {
-            Cause::DiscountStart
-        } else {
-            Cause::DiscountEnd
-        });
+        let starts = if old.discounts == 0 || new.discounts == 0 { new.discounts != 0 } else { off(new) > off(old) };
+        causes = causes.and(if starts { Cause::DiscountStart } else { Cause::DiscountEnd });
     }
     if causes.is_empty() {
         // Only the catalogue can have moved it: an amount in another currency that Stripe lets merchants change.
-        causes = if before.counted && after.counted {
-            Causes::one(Cause::PriceChange)
-        } else {
-            beginning(before)
-        };
+        causes = if before.counted && after.counted { Causes::one(Cause::PriceChange) } else { beginning(before) };
     }
     if old.price == new.price && old.currency == new.currency {
         let entry = entry(new, Side::Change, causes, new, old);
@@ -240,12 +218,8 @@ fn change(before: &Valued, after: &Valued, old: &Value, new: &Value, entries: &m
         return;
     }
     // A change of price is two rows, so that sums by price, product and interval hold.
-    let nothing = |value: &Value| Value {
-        list: Amount::ZERO,
-        mrr: Amount::ZERO,
-        quantity: Quantity::ZERO,
-        ..value.clone()
-    };
+    let nothing =
+        |value: &Value| Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..value.clone() };
     entries.push(entry(old, Side::Change, causes, &nothing(old), old));
     entries.push(entry(new, Side::Change, causes, new, &nothing(new)));
 }
@@ -290,11 +264,7 @@ fn ends_or_pauses(status: &SubscriptionStatus) -> bool {
 }
 
 fn ending_while_active(after: &Valued, content: &Content) -> Cause {
-    if !after.ended && !content.cancel_scheduled && content.collection_paused {
-        Cause::Pause
-    } else {
-        Cause::Canceled
-    }
+    if !after.ended && !content.cancel_scheduled && content.collection_paused { Cause::Pause } else { Cause::Canceled }
 }
 
 /// Whose entries are written, and when.
@@ -346,12 +316,7 @@ pub(crate) fn reconcile(
                 slot
             }
             None => {
-                let slot = Slot {
-                    entry,
-                    events: events.to_vec(),
-                    revision: 1,
-                    live: true,
-                };
+                let slot = Slot { entry, events: events.to_vec(), revision: 1, live: true };
                 insert_tight(slots, slots.len(), slot);
                 let last = slots.len() - 1;
                 &mut slots[last]

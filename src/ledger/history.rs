@@ -65,9 +65,7 @@ impl Snap {
                 progress: content::progress(subscription),
             },
             content: Arc::new(Content::of(subscription)),
-            before: before
-                .filter(|_| keep_before)
-                .map(|before| Arc::new(Content::of(before))),
+            before: before.filter(|_| keep_before).map(|before| Arc::new(Content::of(before))),
         }
     }
 }
@@ -137,10 +135,7 @@ impl History {
             return Inserted::Late;
         }
         if position > 0 {
-            content::share(
-                &mut snap.content,
-                self.steps[position - 1].after.valued.content.as_ref(),
-            );
+            content::share(&mut snap.content, self.steps[position - 1].after.valued.content.as_ref());
         } else if let Some((_, state)) = &self.base {
             content::share(&mut snap.content, state.valued.content.as_ref());
         }
@@ -157,14 +152,7 @@ impl History {
             snap.before = None;
         }
         if !here {
-            content::insert_tight(
-                &mut self.steps,
-                position,
-                Step {
-                    time,
-                    ..Step::default()
-                },
-            );
+            content::insert_tight(&mut self.steps, position, Step { time, ..Step::default() });
         }
         let snaps = &mut self.steps[position].snaps;
         content::insert_tight(snaps, snaps.len(), snap);
@@ -184,11 +172,7 @@ impl History {
     /// Asks for everything that waits for something, or whose value has run out by `now`, to be worked out again.
     pub(crate) fn touch_unsettled(&mut self, now: EventTime) {
         let waiting = self.opening.as_deref().into_iter().chain(&self.steps);
-        if let Some(first) = waiting
-            .filter(|step| !step.after.valued.needs.is_empty())
-            .map(|step| step.time)
-            .min()
-        {
+        if let Some(first) = waiting.filter(|step| !step.after.valued.needs.is_empty()).map(|step| step.time).min() {
             self.touch(first, EventTime::from_micros(i64::MAX));
         }
         if let Some(last) = self.steps.last()
@@ -206,12 +190,7 @@ impl History {
     /// The rows that are written and not reversed, with their times.
     pub(crate) fn written(&self) -> impl Iterator<Item = (EventTime, &Slot)> {
         let steps = self.opening.as_deref().into_iter().chain(&self.steps);
-        steps.flat_map(|step| {
-            step.slots
-                .iter()
-                .filter(|slot| slot.live)
-                .map(move |slot| (step.time, slot))
-        })
+        steps.flat_map(|step| step.slots.iter().filter(|slot| slot.live).map(move |slot| (step.time, slot)))
     }
 
     /// Folds what is out of reach of any event that is not late; hands over what was written of it.
@@ -224,16 +203,8 @@ impl History {
         let unfolded = |(index, step): (usize, &Step)| {
             index >= too_many && (step.time >= horizon || !step.after.valued.needs.is_empty())
         };
-        let keep_from = self
-            .steps
-            .iter()
-            .enumerate()
-            .position(unfolded)
-            .unwrap_or(self.steps.len());
-        let opening_waits = self
-            .opening
-            .as_ref()
-            .is_some_and(|step| !step.after.valued.needs.is_empty());
+        let keep_from = self.steps.iter().enumerate().position(unfolded).unwrap_or(self.steps.len());
+        let opening_waits = self.opening.as_ref().is_some_and(|step| !step.after.valued.needs.is_empty());
         if keep_from > 0 && !(opening_waits && too_many == 0) {
             let opening = self.opening.take();
             for step in opening.as_deref().into_iter().chain(&self.steps[..keep_from]) {

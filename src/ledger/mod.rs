@@ -139,14 +139,7 @@ impl Ledger {
         let waited = self.learn(batch, &mut touched, &mut delta);
         for parked in waited {
             let appended_at = parked.appended_at;
-            self.route(
-                Arrival {
-                    event: &parked.into_event(),
-                    appended_at,
-                },
-                &mut Touched::new(),
-                &mut delta,
-            );
+            self.route(Arrival { event: &parked.into_event(), appended_at }, &mut Touched::new(), &mut delta);
         }
         for arrival in batch {
             self.route(*arrival, &mut touched, &mut delta);
@@ -199,9 +192,7 @@ impl Ledger {
                 }
             }
             for need in lesson.conflicts {
-                delta
-                    .gaps
-                    .push(gap(event, appended_at, None, conflict(&need), need.object_id()));
+                delta.gaps.push(gap(event, appended_at, None, conflict(&need), need.object_id()));
             }
             if let Some(customer) = payer(&event.object) {
                 for id in payment_ids(&event.object) {
@@ -367,11 +358,7 @@ impl Bucket {
         if !self.customers.contains_key(scope) {
             self.customers.insert(scope.clone(), HashMap::new());
         }
-        self.customers
-            .entry(scope.clone())
-            .or_default()
-            .entry(customer.clone())
-            .or_default()
+        self.customers.entry(scope.clone()).or_default().entry(customer.clone()).or_default()
     }
 }
 

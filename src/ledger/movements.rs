@@ -89,26 +89,8 @@ struct Sums {
 
 impl<E> Net<E> {
     fn with<F>(&self, events: F) -> Net<F> {
-        let &Self {
-            time,
-            currency,
-            change,
-            items,
-            up,
-            down,
-            imported,
-            ..
-        } = self;
-        Net {
-            time,
-            currency,
-            change,
-            items,
-            up,
-            down,
-            imported,
-            events,
-        }
+        let &Self { time, currency, change, items, up, down, imported, .. } = self;
+        Net { time, currency, change, items, up, down, imported, events }
     }
 }
 
@@ -125,24 +107,12 @@ fn part(time: EventTime, slot: &Slot) -> Part<'_> {
         Side::Change => 0,
     };
     let imported = entry.side == Side::Imported;
-    Net {
-        time,
-        currency: entry.currency,
-        change: entry.mrr,
-        items,
-        up,
-        down,
-        imported,
-        events: &slot.events,
-    }
+    Net { time, currency: entry.currency, change: entry.mrr, items, up, down, imported, events: &slot.events }
 }
 
 impl Sums {
     fn of(&self, currency: Currency) -> Amount {
-        self.mrr
-            .iter()
-            .find(|(other, _)| *other == currency)
-            .map_or(Amount::ZERO, |(_, sum)| *sum)
+        self.mrr.iter().find(|(other, _)| *other == currency).map_or(Amount::ZERO, |(_, sum)| *sum)
     }
 
     fn add(&mut self, currency: Currency, change: Amount, items: i64) -> Result<(), Error> {
@@ -179,11 +149,7 @@ impl Movements {
         let part = part(time, slot);
         let key = (time, part.currency);
         let position = self.folded.partition_point(|net| (net.time, net.currency) < key);
-        match self
-            .folded
-            .get_mut(position)
-            .filter(|net| (net.time, net.currency) == key)
-        {
+        match self.folded.get_mut(position).filter(|net| (net.time, net.currency) == key) {
             Some(net) => {
                 net.change = net.change.checked_add(part.change).ok_or(Error::Overflow)?;
                 net.items += part.items;
@@ -209,14 +175,8 @@ impl Movements {
         rules: &Rules,
         delta: &mut Delta,
     ) -> Result<(), Error> {
-        let Self {
-            folded,
-            published,
-            base,
-        } = self;
-        let written = written
-            .filter(|(_, slot)| matters(slot, rules))
-            .map(|(time, slot)| part(time, slot));
+        let Self { folded, published, base } = self;
+        let written = written.filter(|(_, slot)| matters(slot, rules)).map(|(time, slot)| part(time, slot));
         let mut parts: Vec<Part<'_>> = folded.iter().map(|net| net.with(&*net.events)).chain(written).collect();
         parts.sort_by_key(|part| (part.time, part.currency));
         let mut sums = base.clone();
@@ -230,28 +190,12 @@ impl Movements {
             instant.sort_by_key(|part| part.currency);
             for (key, moved) in classify(anchor, instant, &mut sums, rules)? {
                 keys.push(key);
-                put(
-                    published,
-                    key,
-                    Some(moved),
-                    |change| delta.movements.push(change),
-                    scope,
-                    customer,
-                );
+                put(published, key, Some(moved), |change| delta.movements.push(change), scope, customer);
             }
         }
-        let gone = published
-            .iter()
-            .filter(|row| row.row.is_some() && keys.binary_search(&row.key).is_err());
+        let gone = published.iter().filter(|row| row.row.is_some() && keys.binary_search(&row.key).is_err());
         for key in gone.map(|row| row.key).collect::<Vec<_>>() {
-            put(
-                published,
-                key,
-                None,
-                |change| delta.movements.push(change),
-                scope,
-                customer,
-            );
+            put(published, key, None, |change| delta.movements.push(change), scope, customer);
         }
         Ok(())
     }
@@ -285,11 +229,7 @@ impl Movements {
 
 /// The end of the instant anchored at a time: it spans the netting window.
 fn end_of(anchor: EventTime, rules: &Rules) -> EventTime {
-    EventTime::from_micros(
-        anchor
-            .micros()
-            .saturating_add(i64::from(rules.netting_seconds.max(1)) * 1_000_000),
-    )
+    EventTime::from_micros(anchor.micros().saturating_add(i64::from(rules.netting_seconds.max(1)) * 1_000_000))
 }
 
 /// A classified change whose events are still borrowed.
@@ -319,54 +259,28 @@ fn put(
     scope: &Scope,
     customer: &CustomerId,
 ) {
-    let position = published
-        .binary_search_by_key(&key, |row| row.key)
-        .unwrap_or_else(|position| {
-            insert_tight(
-                published,
-                position,
-                Published {
-                    key,
-                    revision: 0,
-                    row: None,
-                },
-            );
-            position
-        });
+    let position = published.binary_search_by_key(&key, |row| row.key).unwrap_or_else(|position| {
+        insert_tight(published, position, Published { key, revision: 0, row: None });
+        position
+    });
     let held = &mut published[position];
     match (&moved, &held.row) {
         (None, None) => return,
         (Some(moved), Some(row)) if moved.is(row) => return,
         _ => {}
     }
-    let row_of = |held: &Published| {
-        held.row
-            .as_ref()
-            .map(|row| movement(scope, customer, key, held.revision, row))
-    };
+    let row_of = |held: &Published| held.row.as_ref().map(|row| movement(scope, customer, key, held.revision, row));
     let before = row_of(held);
     held.revision += 1;
-    held.row = moved.map(
-        |Moved {
-             kind,
-             cause,
-             causes,
-             before,
-             after,
-             events,
-         }| Row {
-            kind,
-            cause,
-            causes,
-            before,
-            after,
-            events: events.into_iter().cloned().collect(),
-        },
-    );
-    publish(Change {
+    held.row = moved.map(|Moved { kind, cause, causes, before, after, events }| Row {
+        kind,
+        cause,
+        causes,
         before,
-        after: row_of(held),
+        after,
+        events: events.into_iter().cloned().collect(),
     });
+    publish(Change { before, after: row_of(held) });
 }
 
 /// Classifies what one instant did to each currency. `instant` is sorted by currency.
@@ -394,12 +308,8 @@ fn classify<'a>(
     // One currency falls to nothing while another rises from nothing: the same customer in another currency.
     let swap = paid_before
         && pays_after
-        && nets
-            .iter()
-            .any(|(_, before, after, _)| before.micros() > 0 && after.is_zero())
-        && nets
-            .iter()
-            .any(|(_, before, after, _)| before.is_zero() && after.micros() > 0);
+        && nets.iter().any(|(_, before, after, _)| before.micros() > 0 && after.is_zero())
+        && nets.iter().any(|(_, before, after, _)| before.is_zero() && after.micros() > 0);
     let moved = nets.into_iter().map(|(currency, before, after, parts)| {
         let rises = after > before;
         let kind = match (here_before, here_after) {
@@ -416,11 +326,7 @@ fn classify<'a>(
         let mut causes = up.union(down);
         // Of all that happened, what led this way explains it.
         let towards = if rises { up } else { down };
-        let mut cause = if towards.is_empty() {
-            causes.leading()
-        } else {
-            towards.leading()
-        };
+        let mut cause = if towards.is_empty() { causes.leading() } else { towards.leading() };
         if swap {
             causes = causes.and(Cause::CurrencyChange);
             cause = Cause::CurrencyChange;
@@ -429,17 +335,7 @@ fn classify<'a>(
         let mut events: Vec<&EventId> = parts.iter().flat_map(|part| part.events).collect();
         events.sort_unstable();
         events.dedup();
-        (
-            (anchor, currency),
-            Moved {
-                kind,
-                cause,
-                causes,
-                before,
-                after,
-                events,
-            },
-        )
+        ((anchor, currency), Moved { kind, cause, causes, before, after, events })
     });
     Ok(moved.collect())
 }

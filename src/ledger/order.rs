@@ -57,9 +57,7 @@ pub(crate) fn order(state: Option<u64>, traces: &[&Trace]) -> (Vec<usize>, Evide
         let key = |i: &usize| (traces[*i].print, traces[*i].before);
         rank(a).cmp(&rank(b)).then(key(b).cmp(&key(a)))
     });
-    let alike = indices
-        .windows(2)
-        .all(|pair| traces[pair[0]].print == traces[pair[1]].print);
+    let alike = indices.windows(2).all(|pair| traces[pair[0]].print == traces[pair[1]].print);
     if alike {
         return (indices, Evidence::Alone);
     }
@@ -71,14 +69,7 @@ pub(crate) fn order(state: Option<u64>, traces: &[&Trace]) -> (Vec<usize>, Evide
     let last = indices.len() - 1;
     let decided = rank(&indices[last - 1]) < rank(&indices[last])
         || traces[indices[last - 1]].print == traces[indices[last]].print;
-    (
-        indices,
-        if decided {
-            Evidence::Lifecycle
-        } else {
-            Evidence::Arbitrary
-        },
-    )
+    (indices, if decided { Evidence::Lifecycle } else { Evidence::Arbitrary })
 }
 
 fn find_walk(state: Option<u64>, traces: &[&Trace], candidates: &[usize]) -> Option<Vec<usize>> {
@@ -87,15 +78,9 @@ fn find_walk(state: Option<u64>, traces: &[&Trace], candidates: &[usize]) -> Opt
     let mut tries = 0;
     // Without a state before and without a creation, the walk may begin anywhere.
     let begins_anywhere = state.is_none() && traces.iter().all(|trace| trace.stage != Stage::Created);
-    let starts: Vec<Option<u64>> = if begins_anywhere {
-        candidates.iter().map(|index| traces[*index].before).collect()
-    } else {
-        vec![state]
-    };
-    starts
-        .into_iter()
-        .any(|start| extend(start, traces, candidates, &mut walk, &mut used, &mut tries))
-        .then_some(walk)
+    let starts: Vec<Option<u64>> =
+        if begins_anywhere { candidates.iter().map(|index| traces[*index].before).collect() } else { vec![state] };
+    starts.into_iter().any(|start| extend(start, traces, candidates, &mut walk, &mut used, &mut tries)).then_some(walk)
 }
 
 fn extend(
@@ -144,12 +129,7 @@ mod tests {
     use super::*;
 
     fn update(before: u64, print: u64) -> Trace {
-        Trace {
-            stage: Stage::Ordinary,
-            print,
-            before: Some(before),
-            progress: 0,
-        }
+        Trace { stage: Stage::Ordinary, print, before: Some(before), progress: 0 }
     }
 
     fn last_state(state: Option<u64>, traces: &[Trace]) -> (u64, Evidence) {
@@ -171,43 +151,18 @@ mod tests {
 
     #[test]
     fn creation_comes_first_and_deletion_last() {
-        let created = Trace {
-            stage: Stage::Created,
-            print: 1,
-            before: None,
-            progress: 0,
-        };
-        let deleted = Trace {
-            stage: Stage::Deleted,
-            print: 9,
-            before: None,
-            progress: 0,
-        };
+        let created = Trace { stage: Stage::Created, print: 1, before: None, progress: 0 };
+        let deleted = Trace { stage: Stage::Deleted, print: 9, before: None, progress: 0 };
         let (indices, evidence) = order(None, &[&deleted, &update(1, 2), &created]);
         assert_eq!((indices, evidence), (vec![2, 1, 0], Evidence::Chain));
     }
 
     #[test]
     fn without_a_walk_progress_decides_and_then_the_smallest_fingerprint() {
-        let old = Trace {
-            progress: 1,
-            ..update(70, 5)
-        };
-        let new = Trace {
-            progress: 2,
-            ..update(80, 6)
-        };
-        assert_eq!(
-            last_state(Some(1), &[new.clone(), old.clone()]),
-            (6, Evidence::Lifecycle)
-        );
-        assert_eq!(
-            last_state(Some(1), &[update(70, 5), update(80, 6)]),
-            (5, Evidence::Arbitrary)
-        );
-        assert_eq!(
-            last_state(Some(1), &[update(80, 6), update(70, 5)]),
-            (5, Evidence::Arbitrary)
-        );
+        let old = Trace { progress: 1, ..update(70, 5) };
+        let new = Trace { progress: 2, ..update(80, 6) };
+        assert_eq!(last_state(Some(1), &[new.clone(), old.clone()]), (6, Evidence::Lifecycle));
+        assert_eq!(last_state(Some(1), &[update(70, 5), update(80, 6)]), (5, Evidence::Arbitrary));
+        assert_eq!(last_state(Some(1), &[update(80, 6), update(70, 5)]), (5, Evidence::Arbitrary));
     }
 }

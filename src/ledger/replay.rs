@@ -70,24 +70,14 @@ impl History {
             (None, Some((_, state))) => state.clone(),
             (None, None) => {
                 written |= self.replay_opening(id, around, cx);
-                self.opening
-                    .as_ref()
-                    .map(|opening| opening.after.clone())
-                    .unwrap_or_default()
+                self.opening.as_ref().map(|opening| opening.after.clone()).unwrap_or_default()
             }
         };
         loop {
             let next = self.steps.get(index).map(|step| step.time);
             if let Some(until) = state.valued.valid_until {
                 if next.map_or(until <= cx.shelf.now(), |next| until < next) {
-                    content::insert_tight(
-                        &mut self.steps,
-                        index,
-                        Step {
-                            time: until,
-                            ..Step::default()
-                        },
-                    );
+                    content::insert_tight(&mut self.steps, index, Step { time: until, ..Step::default() });
                 } else if next.is_none() {
                     *cx.shelf_changed |= cx.shelf.remind(until, cx.customer);
                 }
@@ -110,23 +100,12 @@ impl History {
 
     /// Puts an empty second wherever the customer changed, so that the value is worked out there; the first one added.
     fn place_marks(&mut self, around: &dyn Surroundings) -> Option<EventTime> {
-        let first = self
-            .base
-            .as_ref()
-            .map(|(time, _)| *time)
-            .or(self.steps.first().map(|step| step.time))?;
+        let first = self.base.as_ref().map(|(time, _)| *time).or(self.steps.first().map(|step| step.time))?;
         let mut added: Option<EventTime> = None;
         for time in around.change_times() {
             let position = self.steps.partition_point(|step| step.time < time);
             if time > first && self.steps.get(position).is_none_or(|step| step.time != time) {
-                content::insert_tight(
-                    &mut self.steps,
-                    position,
-                    Step {
-                        time,
-                        ..Step::default()
-                    },
-                );
+                content::insert_tight(&mut self.steps, position, Step { time, ..Step::default() });
                 added = Some(added.map_or(time, |earlier| earlier.min(time)));
             }
         }
@@ -136,23 +115,12 @@ impl History {
     /// Works out what lies before the first snapshot. Something first seen through anything but its creation had a
     /// value before: that of the first snapshot with `previous_attributes` undone, since its start or its trial's end.
     fn replay_opening(&mut self, id: &SubscriptionId, around: &dyn Surroundings, cx: &mut Context<'_>) -> bool {
-        let found = self
-            .steps
-            .iter()
-            .find(|step| !step.snaps.is_empty())
-            .filter(|_| !self.creation_seen)
-            .map(|step| {
-                let (order, _) = in_order(None, &step.snaps);
-                let snap = &step.snaps[order[0]];
-                let content = Arc::clone(snap.before.as_ref().unwrap_or(&snap.content));
-                (
-                    step.time,
-                    content,
-                    snap.trace.before.unwrap_or(snap.trace.print),
-                    snap.appended_at,
-                    snap.id.clone(),
-                )
-            });
+        let found = self.steps.iter().find(|step| !step.snaps.is_empty()).filter(|_| !self.creation_seen).map(|step| {
+            let (order, _) = in_order(None, &step.snaps);
+            let snap = &step.snaps[order[0]];
+            let content = Arc::clone(snap.before.as_ref().unwrap_or(&snap.content));
+            (step.time, content, snap.trace.before.unwrap_or(snap.trace.print), snap.appended_at, snap.id.clone())
+        });
         let mut written = false;
         let kept = found.as_ref().map(|(first, content, ..)| opening_time(content, *first));
         let mut step = match self.opening.take() {
@@ -168,28 +136,10 @@ impl History {
             return written;
         };
         step.time = time;
-        let ended = matches!(
-            content.status,
-            SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired
-        );
+        let ended = matches!(content.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
         let valued = self.value(&content, ended, time, known_at, &event_id, around, cx);
-        let after = State {
-            valued,
-            print: Some(print),
-            known_at,
-            event_id: Some(event_id.clone()),
-        };
-        let wrote = self.write(
-            &mut step,
-            &State::default(),
-            after,
-            &[event_id],
-            true,
-            false,
-            id,
-            around,
-            cx,
-        );
+        let after = State { valued, print: Some(print), known_at, event_id: Some(event_id.clone()) };
+        let wrote = self.write(&mut step, &State::default(), after, &[event_id], true, false, id, around, cx);
         self.opening = Some(step);
         written | wrote.entries
     }
@@ -208,21 +158,13 @@ impl History {
         let Some(content) = last.map(|snap| &snap.content).or(before.valued.content.as_ref()) else {
             let changed = step.after != State::default();
             step.after = State::default();
-            return Wrote {
-                entries: false,
-                state: changed,
-            };
+            return Wrote { entries: false, state: changed };
         };
         let deleted = around.deleted().filter(|(time, ..)| *time <= step.time);
         let ended = before.valued.ended
             || deleted.is_some()
             || step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
-        let mut known_at = step
-            .snaps
-            .iter()
-            .map(|snap| snap.appended_at)
-            .max()
-            .unwrap_or(before.known_at);
+        let mut known_at = step.snaps.iter().map(|snap| snap.appended_at).max().unwrap_or(before.known_at);
         let mut events: Vec<EventId> = order.iter().map(|index| step.snaps[*index].id.clone()).collect();
         for (appended_at, event) in around.changes_at(step.time) {
             known_at = known_at.max(appended_at);
@@ -250,18 +192,10 @@ impl History {
         };
         let arbitrary = evidence == Evidence::Arbitrary;
         if arbitrary {
-            let gap = Gap {
-                reason: "order_arbitrary",
-                object_id: event_id.as_str().into(),
-            };
+            let gap = Gap { reason: "order_arbitrary", object_id: event_id.as_str().into() };
             self.report(gap, step.time, known_at, &event_id, cx);
         }
-        let after = State {
-            valued,
-            print,
-            known_at,
-            event_id: Some(event_id),
-        };
+        let after = State { valued, print, known_at, event_id: Some(event_id) };
         self.write(step, before, after, &events, false, arbitrary, id, around, cx)
     }
 
@@ -322,16 +256,9 @@ impl History {
         cx: &mut Context<'_>,
     ) -> Wrote {
         let same = Arc::ptr_eq(&before.valued, &after.valued);
-        let mut wrote = Wrote {
-            entries: false,
-            state: step.after != after,
-        };
+        let mut wrote = Wrote { entries: false, state: step.after != after };
         if !(same && step.slots.is_empty()) {
-            let mut wanted = if same {
-                Vec::new()
-            } else {
-                entries::between(&before.valued, &after.valued, opening)
-            };
+            let mut wanted = if same { Vec::new() } else { entries::between(&before.valued, &after.valued, opening) };
             for entry in &mut wanted {
                 entry.known_at = entry.known_at.max(after.known_at).max(before.known_at);
             }
@@ -377,14 +304,7 @@ fn opening_time(content: &Content, first: EventTime) -> EventTime {
 }
 
 fn place<'a>(cx: &Context<'a>, subscription: &'a SubscriptionId, time: EventTime, opening: bool) -> Place<'a> {
-    Place {
-        scope: cx.scope,
-        customer: cx.customer,
-        subscription,
-        time,
-        opening,
-        trigger: cx.trigger,
-    }
+    Place { scope: cx.scope, customer: cx.customer, subscription, time, opening, trigger: cx.trigger }
 }
 
 /// Writes the item states of a second that are not written yet, or no longer hold.
@@ -403,16 +323,10 @@ fn show(
         parts.iter().find(|(id, _)| id == item).map(|(_, print)| *print)
     };
     let (old, new) = (&before.valued.parts, &after.valued.parts);
-    let mut wanted: Vec<(SubscriptionItemId, u64)> = new
-        .iter()
-        .filter(|(item, print)| print_in(old, item) != Some(*print))
-        .cloned()
-        .collect();
-    wanted.extend(
-        old.iter()
-            .filter(|(item, _)| print_in(new, item).is_none())
-            .map(|(item, _)| (item.clone(), REMOVED)),
-    );
+    let mut wanted: Vec<(SubscriptionItemId, u64)> =
+        new.iter().filter(|(item, print)| print_in(old, item) != Some(*print)).cloned().collect();
+    wanted
+        .extend(old.iter().filter(|(item, _)| print_in(new, item).is_none()).map(|(item, _)| (item.clone(), REMOVED)));
     for (item, _) in &step.shown {
         if !wanted.iter().any(|(other, _)| other == item) {
             wanted.push((item.clone(), print_in(new, item).unwrap_or(REMOVED)));
@@ -423,11 +337,7 @@ fn show(
     let customer_discounts = around.discounts_at(step.time);
     for (item_id, print) in wanted {
         let removed = print == REMOVED;
-        let source = if removed {
-            &before.valued.content
-        } else {
-            &after.valued.content
-        };
+        let source = if removed { &before.valued.content } else { &after.valued.content };
         let Some(content) = source.as_deref() else { continue };
         let Some(item) = content.items.iter().find(|item| item.id == item_id) else {
             continue;

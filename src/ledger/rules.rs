@@ -1,6 +1,6 @@
 //! What counts as recurring revenue: a profile is a set of settings, and every setting is data.
 //!
-//! The profiles differ because the tools they are named after differ; `docs` has them side by side. Nothing else in
+//! The profiles differ because the tools they are named after differ; `README.md` has them side by side. Nothing else in
 //! the ledger asks which profile is in force.
 
 use num_bigint::BigInt;
@@ -88,11 +88,9 @@ impl Rules {
                 days_per_month: ratio(30_437, 1_000),
                 ..stripe
             },
-            Profile::Profitwell => Self {
-                scheduled_cancellation: ScheduledCancellation::LeavesAtEnd,
-                subtract_repeating: true,
-                ..stripe
-            },
+            Profile::Profitwell => {
+                Self { scheduled_cancellation: ScheduledCancellation::LeavesAtEnd, subtract_repeating: true, ..stripe }
+            }
         }
     }
 
@@ -149,30 +147,14 @@ mod tests {
     #[test]
     fn mixed_intervals_add_up_to_the_published_example() {
         let sum = |weeks: Rational, days: Rational| {
-            let rules = Rules {
-                weeks_per_month: weeks,
-                days_per_month: days,
-                ..Rules::default()
-            };
-            let cents = [
-                (1_000, Interval::Day, 1),
-                (2_000, Interval::Week, 1),
-                (6_000, Interval::Month, 2),
-            ];
+            let rules = Rules { weeks_per_month: weeks, days_per_month: days, ..Rules::default() };
+            let cents = [(1_000, Interval::Day, 1), (2_000, Interval::Week, 1), (6_000, Interval::Month, 2)];
             let total: Rational = cents.iter().map(|&(a, i, n)| monthly(&rules, a, i, n)).sum();
             (total + monthly(&rules, 12_000, Interval::Year, 1)) / BigInt::from(100)
         };
         let day = ratio(30_437, 1_000);
-        assert_eq!(
-            Amount::round(&sum(ratio(30_437, 7_000), day.clone()))
-                .unwrap()
-                .to_string(),
-            "431.332857"
-        );
-        assert_eq!(
-            Amount::round(&sum(ratio(4_345, 1_000), day)).unwrap().to_string(),
-            "431.270000"
-        );
+        assert_eq!(Amount::round(&sum(ratio(30_437, 7_000), day.clone())).unwrap().to_string(), "431.332857");
+        assert_eq!(Amount::round(&sum(ratio(4_345, 1_000), day)).unwrap().to_string(), "431.270000");
     }
 
     #[test]

@@ -42,9 +42,7 @@ impl Ledger {
     /// The buckets that changed since [`Ledger::clear_dirty`].
     #[must_use]
     pub fn dirty_buckets(&self) -> Vec<u8> {
-        (0..=u8::MAX)
-            .filter(|bucket| self.buckets.0[usize::from(*bucket)].dirty)
-            .collect()
+        (0..=u8::MAX).filter(|bucket| self.buckets.0[usize::from(*bucket)].dirty).collect()
     }
 
     /// Whether the catalogue changed since [`Ledger::clear_dirty`].
@@ -72,14 +70,7 @@ impl Ledger {
             customers.sort_unstable_by(|a, b| a.0.cmp(b.0));
             (scope, customers)
         });
-        encode(
-            &part(bucket),
-            &BucketBytes {
-                format: FORMAT,
-                customers: customers.collect(),
-                payers,
-            },
-        )
+        encode(&part(bucket), &BucketBytes { format: FORMAT, customers: customers.collect(), payers })
     }
 
     /// Replaces a bucket by its state in a checkpoint.
@@ -89,16 +80,9 @@ impl Ledger {
     pub fn restore_bucket(&mut self, bucket: u8, bytes: &[u8]) -> Result<(), Error> {
         let BucketState { customers, mut payers } = decode(&part(bucket), bytes)?;
         let mut customers: BTreeMap<Scope, HashMap<CustomerId, CustomerState>> = customers.into_iter().collect();
-        customers
-            .values_mut()
-            .flat_map(HashMap::values_mut)
-            .for_each(CustomerState::share);
+        customers.values_mut().flat_map(HashMap::values_mut).for_each(CustomerState::share);
         payers.index();
-        self.buckets.0[usize::from(bucket)] = Bucket {
-            customers,
-            payers,
-            dirty: false,
-        };
+        self.buckets.0[usize::from(bucket)] = Bucket { customers, payers, dirty: false };
         Ok(())
     }
 
@@ -107,14 +91,7 @@ impl Ledger {
     /// # Errors
     /// [`Error::Corrupt`] if the state cannot be written; that is a defect.
     pub fn encode_catalogue(&self) -> Result<Vec<u8>, Error> {
-        encode(
-            "catalogue",
-            &CatalogueBytes {
-                format: FORMAT,
-                rules: &self.rules,
-                shelves: &self.shelves,
-            },
-        )
+        encode("catalogue", &CatalogueBytes { format: FORMAT, rules: &self.rules, shelves: &self.shelves })
     }
 
     /// Replaces the catalogue by its state in a checkpoint.
@@ -139,17 +116,11 @@ fn part(bucket: u8) -> String {
 }
 
 fn encode<T: Serialize>(part: &str, state: &T) -> Result<Vec<u8>, Error> {
-    postcard::to_stdvec(state).map_err(|error| Error::Corrupt {
-        part: part.to_owned(),
-        detail: error.to_string(),
-    })
+    postcard::to_stdvec(state).map_err(|error| Error::Corrupt { part: part.to_owned(), detail: error.to_string() })
 }
 
 fn decode<T: DeserializeOwned>(part: &str, bytes: &[u8]) -> Result<T, Error> {
-    let corrupt = |detail: String| Error::Corrupt {
-        part: part.to_owned(),
-        detail,
-    };
+    let corrupt = |detail: String| Error::Corrupt { part: part.to_owned(), detail };
     match bytes.split_first() {
         Some((&FORMAT, state)) => postcard::from_bytes(state).map_err(|error| corrupt(error.to_string())),
         Some((other, _)) => Err(corrupt(format!("format {other}, expected {FORMAT}"))),

@@ -51,19 +51,14 @@ impl Row<'_> {
         };
         let metered = price.is_some_and(|price| price.metered);
         let quantity = item.quantity.as_ref().map(Quantity::to_rational);
-        let units = quantity
-            .clone()
-            .or_else(|| (!metered).then(|| Rational::from_integer(1.into())));
+        let units = quantity.clone().or_else(|| (!metered).then(|| Rational::from_integer(1.into())));
         let list_minor = match (known, currency, &units) {
             (Some(known), Some(currency), Some(units)) => {
                 interval_amount(&known.value, currency, units, self.time).ok()
             }
             _ => None,
         };
-        let list_amount = list_minor
-            .as_ref()
-            .zip(currency)
-            .and_then(|(minor, c)| Amount::from_minor(minor, c).ok());
+        let list_amount = list_minor.as_ref().zip(currency).and_then(|(minor, c)| Amount::from_minor(minor, c).ok());
         ItemState {
             scope: self.scope.clone(),
             valid_from: self.time,
@@ -98,21 +93,13 @@ impl Row<'_> {
             ("removed", self.removed),
             ("trial", self.content.status == SubscriptionStatus::Trialing),
         ];
-        flags
-            .into_iter()
-            .filter(|(_, set)| *set)
-            .map(|(word, _)| word.into())
-            .collect()
+        flags.into_iter().filter(|(_, set)| *set).map(|(word, _)| word.into()).collect()
     }
 
     /// Every discount on the item, with what it would take off a month if all of them were counted.
     fn discounts(&self, item: &Item, shelf: &Shelf, rules: &Rules) -> Vec<ItemDiscount> {
         let own = !self.content.discounts.is_empty();
-        let shared = if own {
-            self.content.discounts.as_slice()
-        } else {
-            self.customer_discounts
-        };
+        let shared = if own { self.content.discounts.as_slice() } else { self.customer_discounts };
         if item.discounts.is_empty() && shared.is_empty() {
             return Vec::new();
         }
@@ -125,25 +112,17 @@ impl Row<'_> {
             Amount::from_minor(&(taken.amounts.get(here?)? * &line.share), line.currency).ok()
         };
         let shared_level = if own { "subscription" } else { "customer" };
-        let levels = item
-            .discounts
-            .iter()
-            .map(|id| (id, "item"))
-            .chain(shared.iter().map(|id| (id, shared_level)));
+        let levels = item.discounts.iter().map(|id| (id, "item")).chain(shared.iter().map(|id| (id, shared_level)));
         levels
             .map(|(id, level)| {
                 let facts = shelf.discount(id).map(|known| &known.value);
-                let coupon = facts
-                    .and_then(|facts| shelf.coupon(&facts.coupon))
-                    .map(|known| &known.value);
+                let coupon = facts.and_then(|facts| shelf.coupon(&facts.coupon)).map(|known| &known.value);
                 let amount_off =
                     coupon.and_then(|coupon| Amount::from_minor(coupon.amount_off.as_ref()?, coupon.currency?).ok());
                 ItemDiscount {
                     level: level.into(),
                     coupon: facts.map(|facts| facts.coupon.as_str().into()),
-                    duration: coupon
-                        .map_or("unknown", |coupon| duration_word(&coupon.duration))
-                        .into(),
+                    duration: coupon.map_or("unknown", |coupon| duration_word(&coupon.duration)).into(),
                     percent_off: coupon.and_then(|coupon| coupon.percent_off.as_ref()).map(decimal_text),
                     amount_off,
                     monthly: monthly(id).unwrap_or(Amount::ZERO),
@@ -173,14 +152,7 @@ impl Row<'_> {
             let cadence = (interval, facts.price.interval_count);
             let share = rules.monthly_share(cadence.0, cadence.1);
             let product = facts.price.product.clone();
-            lines.push(Line {
-                product,
-                currency,
-                cadence,
-                list: minor.clone(),
-                left: minor,
-                share,
-            });
+            lines.push(Line { product, currency, cadence, list: minor.clone(), left: minor, share });
             items.push(item);
         }
         (lines, items)

@@ -91,10 +91,7 @@ impl Memo {
 
     fn get(&self, price: &PriceId, currency: Currency, quantity: i64) -> Option<Amount> {
         let known = self.0.get(price)?;
-        known
-            .iter()
-            .find(|known| known.0 == currency && known.1 == quantity)
-            .map(|known| known.2)
+        known.iter().find(|known| known.0 == currency && known.1 == quantity).map(|known| known.2)
     }
 
     fn put(&mut self, price: &PriceId, currency: Currency, quantity: i64, list: Amount) {
@@ -133,10 +130,7 @@ pub(crate) fn counts(content: &Content, rules: &Rules) -> bool {
 }
 
 /// Values a state at `time`.
-#[allow(
-    clippy::too_many_arguments,
-    reason = "everything that decides a value, and nothing hidden"
-)]
+#[allow(clippy::too_many_arguments, reason = "everything that decides a value, and nothing hidden")]
 pub(crate) fn value(
     content: &Arc<Content>,
     ended: bool,
@@ -148,37 +142,19 @@ pub(crate) fn value(
     gaps: &mut Vec<Gap>,
 ) -> Valued {
     let counted = !ended && counts(content, rules);
-    let mut valued = Valued {
-        content: Some(Arc::clone(content)),
-        ended,
-        counted,
-        ..Valued::default()
-    };
-    let shared = if content.discounts.is_empty() {
-        customer_discounts
-    } else {
-        &content.discounts
-    };
+    let mut valued = Valued { content: Some(Arc::clone(content)), ended, counted, ..Valued::default() };
+    let shared = if content.discounts.is_empty() { customer_discounts } else { &content.discounts };
     for item in &content.items {
-        valued.parts.push((
-            item.id.clone(),
-            parts(content, item, ended, shared, shelf.price(&item.price)),
-        ));
+        valued.parts.push((item.id.clone(), parts(content, item, ended, shared, shelf.price(&item.price))));
     }
     if !counted {
         if !ended && let SubscriptionStatus::Other(_) = content.status {
-            gaps.push(Gap {
-                reason: "status_unknown",
-                object_id: content.status.as_str().into(),
-            });
+            gaps.push(Gap { reason: "status_unknown", object_id: content.status.as_str().into() });
         }
         return valued;
     }
     if content.items_truncated {
-        gaps.push(Gap {
-            reason: "items_truncated",
-            object_id: first_item(content),
-        });
+        gaps.push(Gap { reason: "items_truncated", object_id: first_item(content) });
     }
     let discounted = !shared.is_empty() || content.items.iter().any(|item| !item.discounts.is_empty());
     valued.values.reserve_exact(content.items.len());
@@ -186,10 +162,7 @@ pub(crate) fn value(
     for item in &content.items {
         let unpriced = |why: Unpriced, valued: &mut Valued, gaps: &mut Vec<Gap>| {
             valued.needs.push(Need::Price(item.price.clone()));
-            gaps.push(Gap {
-                reason: why.reason(),
-                object_id: item.price.as_str().into(),
-            });
+            gaps.push(Gap { reason: why.reason(), object_id: item.price.as_str().into() });
         };
         let Some(known) = shelf.price(&item.price) else {
             unpriced(Unpriced::Price, &mut valued, gaps);
@@ -201,10 +174,7 @@ pub(crate) fn value(
         match list_value(content, item, known, time, rules, memo, discounted) {
             Ok((value, line)) => {
                 if known.value.price.tax_inclusive == Some(true) {
-                    gaps.push(Gap {
-                        reason: "tax_unknown",
-                        object_id: item.price.as_str().into(),
-                    });
+                    gaps.push(Gap { reason: "tax_unknown", object_id: item.price.as_str().into() });
                 }
                 valued.values.push(value);
                 lines.extend(line);
@@ -227,12 +197,7 @@ fn first_item(content: &Content) -> Arc<str> {
 fn parts(content: &Content, item: &Item, ended: bool, shared: &[DiscountId], known: Option<&Known<PriceFacts>>) -> u64 {
     let mut print = Fingerprint::new();
     print.text(content.status.as_str()).text(item.price.as_str());
-    let flags = [
-        ended,
-        content.cancel_scheduled,
-        content.fixed_term,
-        content.collection_paused,
-    ];
+    let flags = [ended, content.cancel_scheduled, content.fixed_term, content.collection_paused];
     print.number(flags.iter().fold(0, |bits, flag| bits * 2 + u64::from(*flag)));
     match &item.quantity {
         Some(Quantity::Whole(units)) => print.number(1).number(*units as u64),
@@ -287,14 +252,7 @@ fn list_value(
                 memo.put(&item.price, currency, units, list);
             }
             let product = facts.price.product.clone();
-            let line = Line {
-                product,
-                currency,
-                cadence: (interval, count),
-                list: minor.clone(),
-                left: minor,
-                share,
-            };
+            let line = Line { product, currency, cadence: (interval, count), list: minor.clone(), left: minor, share };
             (list, Some(line))
         }
     };
@@ -327,12 +285,7 @@ pub(crate) fn interval_amount(
         if facts.price.currency != Some(currency) {
             return Err(Unpriced::Currency);
         }
-        let tiers = facts
-            .price
-            .tiers
-            .as_deref()
-            .filter(|tiers| !tiers.is_empty())
-            .ok_or(Unpriced::Tiers)?;
+        let tiers = facts.price.tiers.as_deref().filter(|tiers| !tiers.is_empty()).ok_or(Unpriced::Tiers)?;
         return Ok(match mode {
             TiersMode::Graduated => graduated(tiers, quantity),
             TiersMode::Volume => volume(tiers, quantity),
@@ -357,11 +310,7 @@ fn graduated(tiers: &[Tier], quantity: &Rational) -> Rational {
         if *quantity <= below {
             break;
         }
-        let upper = tier
-            .up_to
-            .as_ref()
-            .filter(|up_to| *up_to < quantity)
-            .unwrap_or(quantity);
+        let upper = tier.up_to.as_ref().filter(|up_to| *up_to < quantity).unwrap_or(quantity);
         sum += (upper - &below) * &tier.unit_amount + &tier.flat_amount;
         below = upper.clone();
     }
@@ -370,12 +319,8 @@ fn graduated(tiers: &[Tier], quantity: &Rational) -> Rational {
 
 /// The whole quantity at the rate of the tier it falls in, plus that tier's flat amount.
 fn volume(tiers: &[Tier], quantity: &Rational) -> Rational {
-    let falls_in = tiers
-        .iter()
-        .find(|tier| tier.up_to.as_ref().is_none_or(|up_to| quantity <= up_to));
-    falls_in
-        .or(tiers.last())
-        .map_or_else(Rational::zero, |tier| quantity * &tier.unit_amount + &tier.flat_amount)
+    let falls_in = tiers.iter().find(|tier| tier.up_to.as_ref().is_none_or(|up_to| quantity <= up_to));
+    falls_in.or(tiers.last()).map_or_else(Rational::zero, |tier| quantity * &tier.unit_amount + &tier.flat_amount)
 }
 
 /// Packages begun, or packages filled.
@@ -395,32 +340,18 @@ fn subtract(
     rules: &Rules,
     gaps: &mut Vec<Gap>,
 ) {
-    let targets: Vec<&Item> = valued
-        .values
-        .iter()
-        .filter_map(|value| content.items.iter().find(|item| item.id == value.item))
-        .collect();
+    let targets: Vec<&Item> =
+        valued.values.iter().filter_map(|value| content.items.iter().find(|item| item.id == value.item)).collect();
     let mut known_at = vec![EventTime::MIN; lines.len()];
     let mut prints = vec![Fingerprint::new(); lines.len()];
-    let taken = discounts::apply(lines, &targets, shared, shelf, time, |duration| {
-        rules.subtracts(duration)
-    });
+    let taken = discounts::apply(lines, &targets, shared, shelf, time, |duration| rules.subtracts(duration));
     for missing in taken.unresolved {
-        gaps.push(Gap {
-            reason: "discount_unresolved",
-            object_id: missing.object_id().into(),
-        });
+        gaps.push(Gap { reason: "discount_unresolved", object_id: missing.object_id().into() });
         valued.needs.push(missing);
     }
     valued.valid_until = taken.valid_until;
     let mut touched = vec![false; lines.len()];
-    for Taken {
-        id,
-        known_at: at,
-        amounts,
-        ..
-    } in &taken.taken
-    {
+    for Taken { id, known_at: at, amounts, .. } in &taken.taken {
         for (index, amount) in amounts.iter().enumerate() {
             if !amount.is_zero() {
                 touched[index] = true;

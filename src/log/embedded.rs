@@ -108,27 +108,17 @@ impl EmbeddedLog {
         let (identity, partitions) = create_or_check(&mut writer, &path, partitions)?;
         let file = LogFile::of(path)?;
         // The directory entry of a new log must be as durable as what the log will hold.
-        fs::File::open(dir)
-            .and_then(|d| d.sync_all())
-            .map_err(|e| Error::Unavailable(e.to_string()))?;
+        fs::File::open(dir).and_then(|d| d.sync_all()).map_err(|e| Error::Unavailable(e.to_string()))?;
 
         let (queue, waiting) = mpsc::channel(MAX_WAITING_APPENDS);
         let committed = Arc::new(watch::Sender::new(0));
-        let writing = Writer {
-            connection: writer,
-            file: file.clone(),
-            partitions,
-            committed: committed.clone(),
-        };
+        let writing = Writer { connection: writer, file: file.clone(), partitions, committed: committed.clone() };
         thread::Builder::new()
             .name("log-writer".into())
             .spawn(move || writing.run(waiting))
             .map_err(|e| Error::Unavailable(format!("no thread for writing: {e}")))?;
         Ok(Self {
-            readers: Arc::new(Readers {
-                path: file.path.clone(),
-                idle: Mutex::default(),
-            }),
+            readers: Arc::new(Readers { path: file.path.clone(), idle: Mutex::default() }),
             file,
             identity,
             partitions,
@@ -158,19 +148,9 @@ impl EventLog for EmbeddedLog {
         // A batch larger than the whole space goes alone.
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX).min(MAX_WAITING_BYTES);
         let stopped = || Error::Unavailable("its writing thread has stopped; restart this process".into());
-        let space = self
-            .space
-            .clone()
-            .acquire_many_owned(permits)
-            .await
-            .map_err(|_| stopped())?;
+        let space = self.space.clone().acquire_many_owned(permits).await.map_err(|_| stopped())?;
         let (done, answer) = oneshot::channel();
-        let append = Append {
-            records,
-            bytes,
-            done,
-            _space: space,
-        };
+        let append = Append { records, bytes, done, _space: space };
         self.queue.send(append).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
     }
@@ -188,10 +168,7 @@ impl EventLog for EmbeddedLog {
         loop {
             committed.mark_unchanged();
             self.file.check()?;
-            let records = self
-                .readers
-                .run(move |c, path| read_once(c, path, partition, from, max))
-                .await?;
+            let records = self.readers.run(move |c, path| read_once(c, path, partition, from, max)).await?;
             if !records.is_empty() || Instant::now() >= deadline {
                 return Ok(records);
             }
@@ -258,9 +235,7 @@ impl Writer {
     }
 
     fn insert(&mut self, group: &[Append]) -> rusqlite::Result<Vec<Vec<Position>>> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let now = now_millis();
         let mut ends: Vec<Option<End>> = vec![None; self.partitions as usize];
         let mut all = Vec::with_capacity(group.len());
@@ -279,10 +254,7 @@ impl Writer {
                     end.appended_at = end.appended_at.max(now);
                     let id = id_of(partition, end.offset);
                     insert.execute(params![id, end.appended_at, &record.key[..], &record.body[..]])?;
-                    positions.push(Position {
-                        partition,
-                        offset: end.offset,
-                    });
+                    positions.push(Position { partition, offset: end.offset });
                     end.offset += 1;
                 }
                 all.push(positions);
@@ -307,17 +279,9 @@ fn end_of(connection: &Connection, partition: u32) -> rusqlite::Result<End> {
     let bounds = params![id_of(partition, 0), id_of(partition + 1, 0) - 1];
     let end = connection
         .prepare_cached(last)?
-        .query_row(bounds, |row| {
-            Ok(End {
-                offset: offset_of(row.get(0)?) + 1,
-                appended_at: row.get(1)?,
-            })
-        })
+        .query_row(bounds, |row| Ok(End { offset: offset_of(row.get(0)?) + 1, appended_at: row.get(1)? }))
         .optional()?;
-    Ok(end.unwrap_or(End {
-        offset: 0,
-        appended_at: i64::MIN,
-    }))
+    Ok(end.unwrap_or(End { offset: 0, appended_at: i64::MIN }))
 }
 
 fn read_once(c: &Connection, path: &Path, partition: u32, from: u64, max: usize) -> Result<Vec<Record>, Error> {
@@ -334,13 +298,7 @@ fn read_once(c: &Connection, path: &Path, partition: u32, from: u64, max: usize)
             let body = Bytes::copy_from_slice(row.get_ref(3)?.as_blob()?);
             bytes += key.len() + body.len();
             let (offset, appended_at) = (offset_of(row.get(0)?), EventTime::from_millis(row.get(1)?));
-            records.push(Record {
-                partition,
-                offset,
-                appended_at,
-                key,
-                body,
-            });
+            records.push(Record { partition, offset, appended_at, key, body });
         }
         Ok(records)
     };
@@ -355,12 +313,7 @@ fn read_once(c: &Connection, path: &Path, partition: u32, from: u64, max: usize)
     if records.is_empty() && from <= ends {
         return Ok(records);
     }
-    Err(Error::Gone {
-        partition,
-        offset: from,
-        begins,
-        ends,
-    })
+    Err(Error::Gone { partition, offset: from, begins, ends })
 }
 
 fn id_of(partition: u32, offset: u64) -> i64 {
@@ -373,10 +326,7 @@ fn offset_of(id: i64) -> u64 {
     u64::from_ne_bytes(id.to_ne_bytes()) & ((1 << OFFSET_BITS) - 1)
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the log is the rim: it stamps what it takes in"
-)]
+#[allow(clippy::disallowed_methods, reason = "the log is the rim: it stamps what it takes in")]
 fn now_millis() -> i64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)

@@ -92,15 +92,7 @@ impl KafkaLog {
         let producer = new_producer(&options)?;
         let readers = (0..partitions).map(|_| Arc::default()).collect();
         let (producer, verified) = (Mutex::new(producer), Mutex::new(Some(Instant::now())));
-        Ok(Self {
-            options,
-            identity,
-            partitions,
-            control,
-            verified,
-            producer,
-            readers,
-        })
+        Ok(Self { options, identity, partitions, control, verified, producer, readers })
     }
 
     /// Now and then makes sure that this is still the topic that was opened.
@@ -180,10 +172,7 @@ impl EventLog for KafkaLog {
         self.verify().await?;
         // Held until all are delivered, for without it they never are.
         let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let deliveries = self
-            .send(&producer, &records)
-            .await
-            .map_err(|e| self.explain_append(&e))?;
+        let deliveries = self.send(&producer, &records).await.map_err(|e| self.explain_append(&e))?;
         let mut positions = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
             let delivery = delivery.await.map_err(|_| self.explain_append(&KafkaError::Canceled))?;
@@ -198,10 +187,7 @@ impl EventLog for KafkaLog {
 
     async fn read(&self, partition: u32, from: u64, max: usize, wait: Duration) -> Result<Vec<Record>, Error> {
         let Some(reader) = self.readers.get(partition as usize) else {
-            let text = format!(
-                "there is no partition {partition}: the topic had {} when opened",
-                self.partitions
-            );
+            let text = format!("there is no partition {partition}: the topic had {} when opened", self.partitions);
             return Err(Error::Configuration(text));
         };
         if max == 0 {
@@ -265,23 +251,18 @@ impl Control {
 
     /// The identity, and the number of partitions, of the topic if there is one.
     fn describe(&self) -> Result<Option<(String, u32)>, Error> {
-        let found = self.ask(
-            |c| match topic_id::describe(c.client(), &self.options.topic, ANSWER_LIMIT) {
-                Ok(topic) => Ok(Some(topic)),
-                Err(Code::UnknownTopic | Code::UnknownTopicOrPartition) => Ok(None),
-                Err(code) => Err(KafkaError::AdminOp(code)),
-            },
-        )?;
+        let found = self.ask(|c| match topic_id::describe(c.client(), &self.options.topic, ANSWER_LIMIT) {
+            Ok(topic) => Ok(Some(topic)),
+            Err(Code::UnknownTopic | Code::UnknownTopicOrPartition) => Ok(None),
+            Err(code) => Err(KafkaError::AdminOp(code)),
+        })?;
         let Some(Topic { id, partitions }) = found else {
             return Ok(None);
         };
         let cluster = self.consumer.client().fetch_cluster_id(ANSWER_LIMIT);
         let unnamed = || Error::Unavailable(format!("Kafka at {} does not say its cluster id", self.options.brokers));
         // With more partitions keys lie elsewhere: that is another log.
-        Ok(Some((
-            format!("kafka:{}:{id}:{partitions}", cluster.ok_or_else(unnamed)?),
-            partitions,
-        )))
+        Ok(Some((format!("kafka:{}:{id}:{partitions}", cluster.ok_or_else(unnamed)?), partitions)))
     }
 
     /// The last stable offsets: what `read_committed` readers can reach.
@@ -297,9 +278,7 @@ impl Control {
             e.error().map_err(|e| self.options.explain(&e))?;
             match e.offset() {
                 Offset::Offset(offset) => Ok(offset.cast_unsigned()),
-                other => Err(Error::Unavailable(format!(
-                    "Kafka does not say where a partition ends ({other:?})"
-                ))),
+                other => Err(Error::Unavailable(format!("Kafka does not say where a partition ends ({other:?})"))),
             }
         };
         answer.elements().into_iter().map(offset).collect()
@@ -327,13 +306,7 @@ impl Reader {
     fn new(options: Arc<Options>, control: Arc<Control>, partition: u32) -> Result<Self, Error> {
         let created = options.consumer()?.create_with_context(Context::default());
         let consumer = created.map_err(|e| options.explain(&e))?;
-        Ok(Self {
-            control,
-            consumer,
-            options,
-            partition,
-            next: None,
-        })
+        Ok(Self { control, consumer, options, partition, next: None })
     }
 
     /// Blocks up to `wait` for the first record; then takes what is there.
@@ -394,12 +367,7 @@ impl Reader {
     fn explain(&self, offset: u64, error: &KafkaError) -> Error {
         match error.rdkafka_error_code() {
             Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => match self.control.watermarks(self.partition) {
-                Ok((begins, ends)) => Error::Gone {
-                    partition: self.partition,
-                    offset,
-                    begins,
-                    ends,
-                },
+                Ok((begins, ends)) => Error::Gone { partition: self.partition, offset, begins, ends },
                 Err(error) => error,
             },
             _ => self.options.explain(error),
@@ -429,10 +397,7 @@ fn is_passing(error: &KafkaError) -> bool {
 }
 
 fn new_producer(options: &Options) -> Result<FutureProducer<Context>, Error> {
-    options
-        .producer()?
-        .create_with_context(Context::default())
-        .map_err(|e| options.explain(&e))
+    options.producer()?.create_with_context(Context::default()).map_err(|e| options.explain(&e))
 }
 
 /// Creates the topic; that somebody else was faster is fine.
@@ -441,19 +406,13 @@ async fn create_topic(options: &Options) -> Result<(), Error> {
     let admin: AdminClient<DefaultClientContext> = options.client()?.create().map_err(explained)?;
     let replication = TopicReplication::Fixed(options.replication.map_or(-1, i32::from));
     let max_bytes = MAX_MESSAGE_BYTES.to_string();
-    let topic = NewTopic::new(
-        &options.topic,
-        i32::try_from(options.partitions).unwrap_or(i32::MAX),
-        replication,
-    )
-    .set("max.message.bytes", &max_bytes)
-    // The broker's clock, so that a producer's wrong one cannot move the watermark.
-    .set("message.timestamp.type", "LogAppendTime")
-    // Only who runs the brokers knows when an event is old enough to go.
-    .set("retention.ms", "-1");
-    let limits = AdminOptions::new()
-        .operation_timeout(Some(ANSWER_LIMIT))
-        .request_timeout(Some(ANSWER_LIMIT));
+    let topic = NewTopic::new(&options.topic, i32::try_from(options.partitions).unwrap_or(i32::MAX), replication)
+        .set("max.message.bytes", &max_bytes)
+        // The broker's clock, so that a producer's wrong one cannot move the watermark.
+        .set("message.timestamp.type", "LogAppendTime")
+        // Only who runs the brokers knows when an event is old enough to go.
+        .set("retention.ms", "-1");
+    let limits = AdminOptions::new().operation_timeout(Some(ANSWER_LIMIT)).request_timeout(Some(ANSWER_LIMIT));
     for result in admin.create_topics(&[topic], &limits).await.map_err(explained)? {
         match result {
             Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}

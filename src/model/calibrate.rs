@@ -43,10 +43,7 @@ impl Calibration {
             let data: f64 = logits.iter().zip(churned).map(|(&z, &y)| log_loss(c.apply(z), y)).sum();
             data + slope_precision / 2.0 * (c.slope - 1.0).powi(2)
         };
-        let mut at = Self {
-            slope: 1.0,
-            offset: 0.0,
-        };
+        let mut at = Self { slope: 1.0, offset: 0.0 };
         let mut current = loss(at);
         for _ in 0..MAX_STEPS {
             let (mut g, mut h) = ([slope_precision * (at.slope - 1.0), 0.0], [slope_precision, 0.0, 0.0]);
@@ -63,14 +60,10 @@ impl Calibration {
             if determinant.is_nan() || determinant <= f64::EPSILON * h[0] * h[2] {
                 return None;
             }
-            let step = [
-                (h[2] * g[0] - h[1] * g[1]) / determinant,
-                (h[0] * g[1] - h[1] * g[0]) / determinant,
-            ];
-            let candidates = (0..MAX_HALVINGS).map(|k| 0.5_f64.powi(k as i32)).map(|share| Self {
-                slope: at.slope - share * step[0],
-                offset: at.offset - share * step[1],
-            });
+            let step = [(h[2] * g[0] - h[1] * g[1]) / determinant, (h[0] * g[1] - h[1] * g[0]) / determinant];
+            let candidates = (0..MAX_HALVINGS)
+                .map(|k| 0.5_f64.powi(k as i32))
+                .map(|share| Self { slope: at.slope - share * step[0], offset: at.offset - share * step[1] });
             let bound = current + LOSS_ROUNDING * current.abs().max(1.0);
             let (next, lower) = candidates.map(|c| (c, loss(c))).find(|(_, l)| *l <= bound)?;
             (at, current) = (next, lower);
@@ -88,14 +81,8 @@ impl Calibration {
 /// Whether some logit parts the classes, equality on it allowed: then ever steeper slopes fit ever better.
 fn apart(logits: &[f64], churned: &[bool]) -> bool {
     let range = |class: bool| {
-        let of_class = logits
-            .iter()
-            .zip(churned)
-            .filter(|(_, y)| **y == class)
-            .map(|(z, _)| *z);
-        of_class.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), z| {
-            (low.min(z), high.max(z))
-        })
+        let of_class = logits.iter().zip(churned).filter(|(_, y)| **y == class).map(|(z, _)| *z);
+        of_class.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), z| (low.min(z), high.max(z)))
     };
     let ((low_stayed, high_stayed), (low_churned, high_churned)) = (range(false), range(true));
     high_stayed <= low_churned || high_churned <= low_stayed
@@ -121,10 +108,7 @@ mod tests {
             churned.extend((0..100_000).map(|i| i < hits));
         }
         let found = Calibration::fit(&logits, &churned, 0.0).unwrap();
-        assert!(
-            (found.slope - 0.5).abs() < 1e-4 && (found.offset + 0.5).abs() < 1e-4,
-            "{found:?}"
-        );
+        assert!((found.slope - 0.5).abs() < 1e-4 && (found.offset + 0.5).abs() < 1e-4, "{found:?}");
     }
 
     #[test]

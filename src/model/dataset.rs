@@ -71,12 +71,7 @@ impl Options {
     /// The default horizon, all snapshots, `cancel_scheduled` not named.
     #[must_use]
     pub fn until(last_day: NaiveDate) -> Self {
-        Self {
-            horizon_days: HORIZON_DAYS,
-            last_day,
-            first_snapshot: None,
-            cancel_scheduled: None,
-        }
+        Self { horizon_days: HORIZON_DAYS, last_day, first_snapshot: None, cancel_scheduled: None }
     }
 }
 
@@ -171,12 +166,7 @@ impl Dataset {
                 } else {
                     let churned = interval.end.is_some_and(|end| end < horizon_end);
                     let values = row.values.clone();
-                    examples.push(Example {
-                        subject: Arc::clone(&shared),
-                        snapshot,
-                        values,
-                        churned,
-                    });
+                    examples.push(Example { subject: Arc::clone(&shared), snapshot, values, churned });
                 }
             }
         }
@@ -191,16 +181,9 @@ impl Dataset {
         if horizon_days == 0 {
             return Err(Error::Options("`horizon_days` must be at least 1".to_owned()));
         }
-        examples
-            .iter()
-            .try_for_each(|e| names.check(&e.values, Some(e.snapshot)))?;
+        examples.iter().try_for_each(|e| names.check(&e.values, Some(e.snapshot)))?;
         examples.sort_by(|a, b| a.snapshot.cmp(&b.snapshot).then_with(|| a.subject.cmp(&b.subject)));
-        Ok(Self {
-            names,
-            examples,
-            horizon_days,
-            left_out: LeftOut::default(),
-        })
+        Ok(Self { names, examples, horizon_days, left_out: LeftOut::default() })
     }
 
     /// The feature names.
@@ -235,10 +218,7 @@ impl Dataset {
     pub fn split(&self) -> Result<Split<'_>, Error> {
         let mut snapshots: Vec<NaiveDate> = self.examples.iter().map(|e| e.snapshot).collect();
         snapshots.dedup();
-        let too_few = Error::TooFewSnapshots {
-            found: snapshots.len(),
-            needed: MIN_SNAPSHOTS,
-        };
+        let too_few = Error::TooFewSnapshots { found: snapshots.len(), needed: MIN_SNAPSHOTS };
         let holdout = ((snapshots.len() as f64 * HOLDOUT_SHARE).round() as usize).max(1);
         let ends_before =
             |day: NaiveDate| snapshots.partition_point(|&s| s + Days::new(self.horizon_days.into()) <= day);
@@ -275,10 +255,7 @@ fn histories<'a>(names: &FeatureNames, rows: &'a [FeatureRow]) -> Result<HashMap
     let mut history: HashMap<Key<'_>, Vec<&FeatureRow>> = HashMap::new();
     for row in rows {
         names.check(&row.values, Some(row.as_of))?;
-        history
-            .entry(key(&row.account, row.livemode, &row.customer_id))
-            .or_default()
-            .push(row);
+        history.entry(key(&row.account, row.livemode, &row.customer_id)).or_default().push(row);
     }
     for rows in history.values_mut() {
         rows.sort_by_key(|row| row.as_of);
@@ -302,10 +279,7 @@ fn check_intervals(intervals: &[PayingInterval]) -> Result<(), Error> {
 
 /// Month starts at whose first instant the interval is open: its start lies before, its end not.
 fn month_starts(interval: PayingInterval) -> impl Iterator<Item = NaiveDate> {
-    let next = |day: NaiveDate| {
-        day.with_day(1)
-            .and_then(|first| first.checked_add_months(Months::new(1)))
-    };
+    let next = |day: NaiveDate| day.with_day(1).and_then(|first| first.checked_add_months(Months::new(1)));
     std::iter::successors(next(interval.start), move |&s| next(s))
         .take_while(move |&s| interval.end.is_none_or(|end| s <= end))
 }

@@ -63,9 +63,7 @@ pub struct Metrics {
 pub fn evaluate(probabilities: &[f64], churned: &[bool]) -> Result<Metrics, Error> {
     if probabilities.is_empty() || probabilities.len() != churned.len() {
         let (rows, labels) = (probabilities.len(), churned.len());
-        return Err(Error::Options(format!(
-            "{rows} predictions cannot be measured against {labels} outcomes"
-        )));
+        return Err(Error::Options(format!("{rows} predictions cannot be measured against {labels} outcomes")));
     }
     if probabilities.iter().any(|p| !(0.0..=1.0).contains(p)) {
         return Err(Error::Options("a prediction is not a probability".to_owned()));
@@ -115,11 +113,7 @@ fn tied_groups(scores: &[f64], churned: &[bool]) -> Vec<Group> {
     pairs.sort_by(|a, b| a.0.total_cmp(&b.0));
     pairs
         .chunk_by(|a, b| a.0 == b.0)
-        .map(|tie| Group {
-            score: tie[0].0,
-            rows: tie.len(),
-            churned: tie.iter().filter(|(_, y)| *y).count(),
-        })
+        .map(|tie| Group { score: tie[0].0, rows: tie.len(), churned: tie.iter().filter(|(_, y)| *y).count() })
         .collect()
 }
 
@@ -137,9 +131,7 @@ fn auc_of(groups: &[Group]) -> Option<f64> {
 
 /// Churn rate of the top `share` of the rows over the base rate; a tie across the cut counts in proportion.
 fn lift_of(groups: &[Group], share: f64) -> Option<f64> {
-    let (n, m) = groups
-        .iter()
-        .fold((0.0, 0.0), |(n, m), g| (n + g.rows as f64, m + g.churned as f64));
+    let (n, m) = groups.iter().fold((0.0, 0.0), |(n, m), g| (n + g.rows as f64, m + g.churned as f64));
     let wanted = n * share;
     let (mut taken, mut hits) = (0.0, 0.0);
     for group in groups.iter().rev() {
@@ -158,11 +150,7 @@ fn bins_of(groups: &[Group]) -> Vec<Bin> {
     for group in groups {
         let bin = ((2 * below + group.rows) * BINS / (2 * n)).min(BINS - 1);
         let sum = &mut sums[bin];
-        *sum = (
-            sum.0 + group.rows,
-            sum.1 + group.score * group.rows as f64,
-            sum.2 + group.churned,
-        );
+        *sum = (sum.0 + group.rows, sum.1 + group.score * group.rows as f64, sum.2 + group.churned);
         below += group.rows;
     }
     let filled = sums.into_iter().filter(|(rows, ..)| *rows > 0);

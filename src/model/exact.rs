@@ -13,13 +13,6 @@ pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::
 
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
     let raw = Box::<RawValue>::deserialize(deserializer)?;
-    let value = raw
-        .get()
-        .parse::<f64>()
-        .map_err(|_| D::Error::custom("expected a number"))?;
-    if value.is_finite() {
-        Ok(value)
-    } else {
-        Err(D::Error::custom("expected a finite number"))
-    }
+    let value = raw.get().parse::<f64>().map_err(|_| D::Error::custom("expected a number"))?;
+    if value.is_finite() { Ok(value) } else { Err(D::Error::custom("expected a finite number")) }
 }

@@ -52,16 +52,10 @@ impl FeatureNames {
     /// Refuses values that are not one per name, or not finite.
     pub(super) fn check(&self, values: &[Option<f64>], day: Option<NaiveDate>) -> Result<(), Error> {
         if values.len() != self.0.len() {
-            return Err(Error::Width {
-                found: values.len(),
-                expected: self.0.len(),
-            });
+            return Err(Error::Width { found: values.len(), expected: self.0.len() });
         }
         match values.iter().position(|v| v.is_some_and(|v| !v.is_finite())) {
-            Some(i) => Err(Error::NotFinite {
-                feature: self.0[i].clone(),
-                day,
-            }),
+            Some(i) => Err(Error::NotFinite { feature: self.0[i].clone(), day }),
             None => Ok(()),
         }
     }

@@ -35,11 +35,7 @@ pub struct FitOptions {
 
 impl Default for FitOptions {
     fn default() -> Self {
-        Self {
-            alpha: 1.0,
-            max_iterations: 500,
-            gradient_tolerance_per_row: 1e-7,
-        }
+        Self { alpha: 1.0, max_iterations: 500, gradient_tolerance_per_row: 1e-7 }
     }
 }
 
@@ -81,9 +77,7 @@ impl LinearModel {
         // Column-major: the gradient multiplies by the transpose, which is then read in order of memory.
         let mut x = Array2::zeros((rows.len(), width).f());
         for (mut line, row) in x.axis_iter_mut(Axis(0)).zip(rows) {
-            line.iter_mut()
-                .zip(design(&columns, row.as_ref()))
-                .for_each(|(cell, value)| *cell = value);
+            line.iter_mut().zip(design(&columns, row.as_ref())).for_each(|(cell, value)| *cell = value);
         }
         let data = Dataset::new(x, Array1::from_iter(churned.iter().copied()));
         let fitted = LogisticRegression::default()
@@ -98,25 +92,15 @@ impl LinearModel {
         let gradient_per_row =
             gradient_length(data.records(), churned, intercept, flat.view(), options.alpha) / rows.len() as f64;
         if gradient_per_row.is_nan() || gradient_per_row > GRADIENT_SLACK * options.gradient_tolerance_per_row {
-            return Err(Error::NotConverged {
-                gradient_per_row,
-                max_iterations: options.max_iterations,
-            });
+            return Err(Error::NotConverged { gradient_per_row, max_iterations: options.max_iterations });
         }
         let mut flat = flat.into_iter();
         let mut next = || flat.next().unwrap_or_default();
         let weights = columns
             .iter()
-            .map(|c| Weight {
-                value: next(),
-                missing: if c.missing.is_some() { next() } else { 0.0 },
-            })
+            .map(|c| Weight { value: next(), missing: if c.missing.is_some() { next() } else { 0.0 } })
             .collect();
-        Ok(Self {
-            intercept,
-            columns,
-            weights,
-        })
+        Ok(Self { intercept, columns, weights })
     }
 
     /// Logit of a customer with the mean of every column.
@@ -165,16 +149,10 @@ fn check<R: AsRef<[Option<f64>]>>(
 ) -> Result<(), Error> {
     let positive = |v: f64| v.is_finite() && v > 0.0;
     if !positive(options.alpha) || !positive(options.gradient_tolerance_per_row) || options.max_iterations == 0 {
-        return Err(Error::Options(
-            "`alpha`, `max_iterations` and the tolerance must be positive".to_owned(),
-        ));
+        return Err(Error::Options("`alpha`, `max_iterations` and the tolerance must be positive".to_owned()));
     }
     if rows.len() != churned.len() {
-        return Err(Error::Options(format!(
-            "{} rows have {} labels",
-            rows.len(),
-            churned.len()
-        )));
+        return Err(Error::Options(format!("{} rows have {} labels", rows.len(), churned.len())));
     }
     rows.iter().try_for_each(|row| names.check(row.as_ref(), None))?;
     match (churned.contains(&true), churned.contains(&false)) {

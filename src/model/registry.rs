@@ -140,10 +140,7 @@ impl Registry {
         let place = self.place(name, version)?;
         let manifest = read_manifest(&place)?;
         let path = place.join(MODEL);
-        let damaged = |reason: &str| Error::Damaged {
-            path: path.clone(),
-            reason: reason.to_owned(),
-        };
+        let damaged = |reason: &str| Error::Damaged { path: path.clone(), reason: reason.to_owned() };
         let body = match read_limited(&path) {
             Err(Error::Missing(_)) => return Err(damaged("the file is gone")),
             other => other?,
@@ -168,16 +165,9 @@ impl Registry {
             Err(Error::Missing(_)) => return Ok(None),
             other => other?,
         };
-        match String::from_utf8(body)
-            .ok()
-            .map(|text| text.trim_end().to_owned())
-            .filter(|v| is_name(v))
-        {
+        match String::from_utf8(body).ok().map(|text| text.trim_end().to_owned()).filter(|v| is_name(v)) {
             Some(version) => Ok(Some(version)),
-            None => Err(Error::Damaged {
-                path,
-                reason: "it does not hold a version".to_owned(),
-            }),
+            None => Err(Error::Damaged { path, reason: "it does not hold a version".to_owned() }),
         }
     }
 
@@ -217,18 +207,11 @@ impl Registry {
             let path = entry.map_err(io_error(&home))?.path();
             let version = path.file_name().and_then(|n| n.to_str()).filter(|n| is_name(n));
             if let Some(version) = version.filter(|_| path.join(MANIFEST).exists()) {
-                versions.push(Listed {
-                    version: version.to_owned(),
-                    manifest: read_manifest(&path),
-                });
+                versions.push(Listed { version: version.to_owned(), manifest: read_manifest(&path) });
             }
         }
         let trained_at = |listed: &Listed| listed.manifest.as_ref().ok().map(|m| m.trained_at);
-        versions.sort_by(|a, b| {
-            trained_at(b)
-                .cmp(&trained_at(a))
-                .then_with(|| a.version.cmp(&b.version))
-        });
+        versions.sort_by(|a, b| trained_at(b).cmp(&trained_at(a)).then_with(|| a.version.cmp(&b.version)));
         Ok(versions)
     }
 
@@ -248,19 +231,11 @@ impl Registry {
     }
 
     fn home(&self, name: &str) -> Result<PathBuf, Error> {
-        if is_name(name) {
-            Ok(self.dir.join(name))
-        } else {
-            Err(Error::Name(name.to_owned()))
-        }
+        if is_name(name) { Ok(self.dir.join(name)) } else { Err(Error::Name(name.to_owned())) }
     }
 
     fn place(&self, name: &str, version: &str) -> Result<PathBuf, Error> {
-        if is_name(version) {
-            Ok(self.home(name)?.join(version))
-        } else {
-            Err(Error::Name(version.to_owned()))
-        }
+        if is_name(version) { Ok(self.home(name)?.join(version)) } else { Err(Error::Name(version.to_owned())) }
     }
 }
 
@@ -277,17 +252,10 @@ fn read_manifest(place: &Path) -> Result<Manifest, Error> {
     }
     let path = place.join(MANIFEST);
     let body = read_limited(&path)?;
-    let damaged = |e: serde_json::Error| Error::Damaged {
-        path: path.clone(),
-        reason: e.to_string(),
-    };
+    let damaged = |e: serde_json::Error| Error::Damaged { path: path.clone(), reason: e.to_string() };
     let Head { format } = serde_json::from_slice(&body).map_err(damaged)?;
     if format != FORMAT {
-        return Err(Error::Format {
-            path,
-            found: format,
-            supported: FORMAT,
-        });
+        return Err(Error::Format { path, found: format, supported: FORMAT });
     }
     serde_json::from_slice(&body).map_err(damaged)
 }
@@ -298,14 +266,9 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, Error> {
         other => other.map_err(io_error(path))?,
     };
     let mut body = Vec::new();
-    file.take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut body)
-        .map_err(io_error(path))?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut body).map_err(io_error(path))?;
     if body.len() as u64 > MAX_FILE_BYTES {
-        return Err(Error::Damaged {
-            path: path.to_owned(),
-            reason: format!("larger than {MAX_FILE_BYTES} bytes"),
-        });
+        return Err(Error::Damaged { path: path.to_owned(), reason: format!("larger than {MAX_FILE_BYTES} bytes") });
     }
     Ok(body)
 }

@@ -140,13 +140,7 @@ impl Model {
         thresholds: [f64; 3],
         texts: BTreeMap<String, String>,
     ) -> Self {
-        Self {
-            names,
-            linear,
-            calibration,
-            thresholds: thresholds.map(Threshold),
-            texts,
-        }
+        Self { names, linear, calibration, thresholds: thresholds.map(Threshold), texts }
     }
 
     /// The features, in the order in which [`Model::score`] takes their values.
@@ -182,10 +176,7 @@ impl Model {
             return Ok(());
         }
         let list = |names: &FeatureNames| names.as_slice().to_vec();
-        Err(Error::Features {
-            trained: list(&self.names),
-            found: list(found),
-        })
+        Err(Error::Features { trained: list(&self.names), found: list(found) })
     }
 
     /// Calibrated log-odds of a customer with the mean of every feature.
@@ -200,11 +191,7 @@ impl Model {
     /// [`Error::Width`] and [`Error::NotFinite`].
     pub fn effects(&self, values: &[Option<f64>]) -> Result<Vec<f64>, Error> {
         self.names.check(values, None)?;
-        Ok(self
-            .linear
-            .effects(values)
-            .map(|effect| self.calibration.slope * effect)
-            .collect())
+        Ok(self.linear.effects(values).map(|effect| self.calibration.slope * effect).collect())
     }
 
     /// Probability, band and reasons for one customer.
@@ -218,15 +205,8 @@ impl Model {
         // Stable, so equal effects keep the order of the features.
         order.sort_by(|&a, &b| effects[b].abs().total_cmp(&effects[a].abs()));
         order.truncate(MAX_REASONS);
-        let reasons = order
-            .into_iter()
-            .map(|j| self.reason(j, effects[j], values[j]))
-            .collect();
-        Ok(Score {
-            probability,
-            band: self.band(probability),
-            reasons,
-        })
+        let reasons = order.into_iter().map(|j| self.reason(j, effects[j], values[j])).collect();
+        Ok(Score { probability, band: self.band(probability), reasons })
     }
 
     /// The band of a probability.
@@ -243,12 +223,7 @@ impl Model {
             (None, _) => format!("{} is unknown", feature.replace('_', " ")),
         };
         let direction = if effect > 0.0 { "raises" } else { "lowers" };
-        Reason {
-            feature: feature.clone(),
-            effect,
-            value,
-            text: format!("{fact}: {direction} the risk"),
-        }
+        Reason { feature: feature.clone(), effect, value, text: format!("{fact}: {direction} the risk") }
     }
 
     /// Whether the parts belong together, for a model read from a file.
@@ -259,19 +234,14 @@ impl Model {
 
 /// `{value}` becomes the number, `{s}` an "s" unless the number is 1.
 fn fill(text: &str, value: f64) -> String {
-    text.replace("{value}", &number(value))
-        .replace("{s}", if value == 1.0 { "" } else { "s" })
+    text.replace("{value}", &number(value)).replace("{s}", if value == 1.0 { "" } else { "s" })
 }
 
 /// Whole numbers without decimals, others with at most two.
 fn number(value: f64) -> String {
     let text = format!("{value:.2}");
     let short = text.trim_end_matches('0').trim_end_matches('.');
-    if short == "-0" {
-        "0".to_owned()
-    } else {
-        short.to_owned()
-    }
+    if short == "-0" { "0".to_owned() } else { short.to_owned() }
 }
 
 #[cfg(test)]
@@ -282,14 +252,8 @@ mod tests {
     fn numbers_read_as_a_person_writes_them() {
         let texts = [2.0, 100.0, 0.5, 1.239, -0.001, 1e6].map(number);
         assert_eq!(texts, ["2", "100", "0.5", "1.24", "0", "1000000"]);
-        assert_eq!(
-            fill("{value} failed payment{s} in 30 days", 1.0),
-            "1 failed payment in 30 days"
-        );
-        assert_eq!(
-            fill("{value} failed payment{s} in 30 days", 2.0),
-            "2 failed payments in 30 days"
-        );
+        assert_eq!(fill("{value} failed payment{s} in 30 days", 1.0), "1 failed payment in 30 days");
+        assert_eq!(fill("{value} failed payment{s} in 30 days", 2.0), "2 failed payments in 30 days");
     }
 
     #[test]

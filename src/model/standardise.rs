@@ -23,26 +23,16 @@ impl Scale {
     fn learn(values: impl Iterator<Item = f64> + Clone) -> Self {
         let count = values.clone().count();
         if count == 0 {
-            return Self {
-                mean: 0.0,
-                deviation: 0.0,
-            };
+            return Self { mean: 0.0, deviation: 0.0 };
         }
         let mean = values.clone().sum::<f64>() / count as f64;
         let deviation = (values.map(|v| (v - mean).powi(2)).sum::<f64>() / count as f64).sqrt();
         let constant = deviation <= CONSTANT_SPREAD * mean.abs().max(1.0);
-        Self {
-            mean,
-            deviation: if constant { 0.0 } else { deviation },
-        }
+        Self { mean, deviation: if constant { 0.0 } else { deviation } }
     }
 
     fn apply(self, value: f64) -> f64 {
-        if self.deviation == 0.0 {
-            0.0
-        } else {
-            (value - self.mean) / self.deviation
-        }
+        if self.deviation == 0.0 { 0.0 } else { (value - self.mean) / self.deviation }
     }
 }
 
@@ -68,12 +58,7 @@ impl Column {
         let high = present.clone().reduce(f64::max).unwrap_or(0.0);
         let flag = || values.clone().map(|v| if v.is_none() { 1.0 } else { 0.0 });
         let missing = values.clone().any(|v| v.is_none()).then(|| Scale::learn(flag()));
-        Self {
-            value: Scale::learn(present),
-            low,
-            high,
-            missing,
-        }
+        Self { value: Scale::learn(present), low, high, missing }
     }
 
     /// Standardised value; 0, the mean, for a missing one.
@@ -83,8 +68,7 @@ impl Column {
 
     /// Standardised flag; 0 where training missed no value.
     pub(super) fn missing(&self, value: Option<f64>) -> f64 {
-        self.missing
-            .map_or(0.0, |scale| scale.apply(if value.is_none() { 1.0 } else { 0.0 }))
+        self.missing.map_or(0.0, |scale| scale.apply(if value.is_none() { 1.0 } else { 0.0 }))
     }
 }
 
@@ -94,9 +78,7 @@ impl Column {
 #[must_use]
 pub fn learn<R: AsRef<[Option<f64>]>>(rows: &[R]) -> Vec<Column> {
     let width = rows.first().map_or(0, |row| row.as_ref().len());
-    (0..width)
-        .map(|j| Column::learn(rows.iter().map(move |row| row.as_ref()[j])))
-        .collect()
+    (0..width).map(|j| Column::learn(rows.iter().map(move |row| row.as_ref()[j]))).collect()
 }
 
 #[cfg(test)]

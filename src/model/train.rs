@@ -106,9 +106,7 @@ pub struct Trained {
 pub fn train(dataset: &Dataset, options: &Options) -> Result<Trained, Error> {
     let names = dataset.names();
     if let Some(name) = options.texts.keys().find(|name| names.position(name).is_none()) {
-        return Err(Error::Options(format!(
-            "there is a text for `{name}`, which is not a feature"
-        )));
+        return Err(Error::Options(format!("there is a text for `{name}`, which is not a feature")));
     }
     let split = dataset.split()?;
     let blocks = (
@@ -123,16 +121,11 @@ pub fn train(dataset: &Dataset, options: &Options) -> Result<Trained, Error> {
     let calibration = Calibration::fit(&logits(split.calibrate), &labels(split.calibrate), SLOPE_PRECISION)
         .ok_or_else(|| Error::Defect("the recalibration has no minimum".to_owned()))?;
     if calibration.slope <= 0.0 {
-        return Err(Error::NoSignal {
-            slope: calibration.slope,
-        });
+        return Err(Error::NoSignal { slope: calibration.slope });
     }
 
     let outcomes = labels(split.test);
-    let predicted: Vec<f64> = logits(split.test)
-        .into_iter()
-        .map(|z| sigmoid(calibration.apply(z)))
-        .collect();
+    let predicted: Vec<f64> = logits(split.test).into_iter().map(|z| sigmoid(calibration.apply(z))).collect();
     let thresholds = options.bands.thresholds(&predicted)?;
     let model = Model::new(names.clone(), linear, calibration, thresholds, options.texts.clone());
     let report = Report {
@@ -159,35 +152,17 @@ fn block(name: &'static str, examples: &[Example], min_rows: usize, min_outcomes
     let rows = examples.len();
     let churned = examples.iter().filter(|e| e.churned).count();
     let (Some(first), Some(last)) = (examples.first(), examples.last()) else {
-        return Err(Error::TooLittle {
-            block: name,
-            what: "person-months",
-            found: 0,
-            needed: min_rows,
-        });
+        return Err(Error::TooLittle { block: name, what: "person-months", found: 0, needed: min_rows });
     };
     if rows < min_rows {
-        return Err(Error::TooLittle {
-            block: name,
-            what: "person-months",
-            found: rows,
-            needed: min_rows,
-        });
+        return Err(Error::TooLittle { block: name, what: "person-months", found: rows, needed: min_rows });
     }
     if churned == 0 || churned == rows {
         return Err(Error::OneClass { churned: churned > 0 });
     }
-    for (what, found) in [
-        ("customers who churned", churned),
-        ("customers who stayed", rows - churned),
-    ] {
+    for (what, found) in [("customers who churned", churned), ("customers who stayed", rows - churned)] {
         if found < min_outcomes {
-            return Err(Error::TooLittle {
-                block: name,
-                what,
-                found,
-                needed: min_outcomes,
-            });
+            return Err(Error::TooLittle { block: name, what, found, needed: min_outcomes });
         }
     }
     Ok(BlockReport {
@@ -203,20 +178,11 @@ fn bands(model: &Model, predicted: &[f64], outcomes: &[bool]) -> Vec<BandReport>
     let [medium, high, critical] = model.thresholds();
     let starts = [0.0, medium, high, critical];
     let report = |(band, above): (Band, f64)| {
-        let inside: Vec<bool> = predicted
-            .iter()
-            .zip(outcomes)
-            .filter(|(p, _)| model.band(**p) == band)
-            .map(|(_, y)| *y)
-            .collect();
+        let inside: Vec<bool> =
+            predicted.iter().zip(outcomes).filter(|(p, _)| model.band(**p) == band).map(|(_, y)| *y).collect();
         let churned = inside.iter().filter(|y| **y).count();
         let churn_rate = (!inside.is_empty()).then(|| churned as f64 / inside.len() as f64);
-        BandReport {
-            band,
-            above,
-            rows: inside.len(),
-            churn_rate,
-        }
+        BandReport { band, above, rows: inside.len(), churn_rate }
     };
     Band::ALL.into_iter().zip(starts).map(report).collect()
 }

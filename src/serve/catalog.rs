@@ -58,12 +58,7 @@ impl UserTable {
     /// A table without comments.
     #[must_use]
     pub fn new(name: impl Into<String>, provider: Arc<dyn TableProvider>) -> Self {
-        Self {
-            name: name.into(),
-            provider,
-            comment: None,
-            column_comments: Vec::new(),
-        }
+        Self { name: name.into(), provider, comment: None, column_comments: Vec::new() }
     }
 }
 
@@ -100,9 +95,7 @@ impl Catalog {
         for function in functions {
             context.register_udf(function);
         }
-        Ok(Self {
-            context: Arc::new(context),
-        })
+        Ok(Self { context: Arc::new(context) })
     }
 
     /// Plans one query; it runs when its rows are asked for.
@@ -131,10 +124,7 @@ impl Catalog {
     }
 
     fn checked(&self, plan: LogicalPlan) -> Result<LogicalPlan, Error> {
-        let queries_only = SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false);
+        let queries_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         match queries_only.verify_plan(&plan) {
             Ok(()) => Ok(plan),
             Err(DataFusionError::Plan(refused)) => Err(Error::NotReadOnly(refused)),
@@ -155,11 +145,8 @@ fn read_only_context() -> Result<SessionContext, Error> {
         .with_memory_pool(Arc::new(GreedyMemoryPool::new(QUERY_MEMORY_BYTES)))
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()?;
-    let state = SessionStateBuilder::new()
-        .with_default_features()
-        .with_config(config)
-        .with_runtime_env(runtime)
-        .build();
+    let state =
+        SessionStateBuilder::new().with_default_features().with_config(config).with_runtime_env(runtime).build();
     Ok(SessionContext::new_with_state(state))
 }
 
@@ -170,10 +157,7 @@ struct OneMode(ViewTable);
 impl OneMode {
     fn of(table: &UserTable, live: bool) -> Result<Self, Error> {
         if table.provider.schema().column_with_name(MODE_COLUMN).is_none() {
-            return Err(Error::Shape(format!(
-                "table {} has no column {MODE_COLUMN}",
-                table.name
-            )));
+            return Err(Error::Shape(format!("table {} has no column {MODE_COLUMN}", table.name)));
         }
         let rows = provider_as_source(Arc::clone(&table.provider));
         let plan = LogicalPlanBuilder::scan(table.name.as_str(), rows, None)?

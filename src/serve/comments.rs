@@ -55,10 +55,7 @@ pub(super) async fn describe(
     let mut qualified_only = HashSet::new();
     for batch in &numbers {
         let oids = cast(batch.column(0), &DataType::Int32)?;
-        let (schemas, names) = (
-            cast(batch.column(1), &DataType::Utf8)?,
-            cast(batch.column(2), &DataType::Utf8)?,
-        );
+        let (schemas, names) = (cast(batch.column(1), &DataType::Utf8)?, cast(batch.column(2), &DataType::Utf8)?);
         let (oids, schemas) = (oids.as_primitive::<Int32Type>(), schemas.as_string::<i32>());
         for (row, name) in names.as_string::<i32>().iter().enumerate() {
             let (oid, schema) = (oids.value(row), schemas.value(row));
@@ -75,9 +72,8 @@ pub(super) async fn describe(
             }
         }
     }
-    let schema = database
-        .schema(PG_CATALOG)
-        .ok_or_else(|| DataFusionError::Internal(format!("{PG_CATALOG} is not set up")))?;
+    let schema =
+        database.schema(PG_CATALOG).ok_or_else(|| DataFusionError::Internal(format!("{PG_CATALOG} is not set up")))?;
     let descriptions = descriptions(&schema, &comments).await?;
     database.register_schema(PG_CATALOG, Arc::new(Described { schema, descriptions }))?;
     let comments = Arc::new(comments);
@@ -142,60 +138,35 @@ fn comment_function(name: &str, comments: Arc<Comments>, of_column: bool) -> Sca
     let lookup = move |arguments: &[ColumnarValue]| {
         let arguments = ColumnarValue::values_to_arrays(arguments)?;
         let numbers = |index: usize| {
-            let array = arguments
-                .get(index)
-                .ok_or_else(|| DataFusionError::Plan("too few arguments".into()))?;
+            let array = arguments.get(index).ok_or_else(|| DataFusionError::Plan("too few arguments".into()))?;
             Ok::<_, DataFusionError>(cast(array, &DataType::Int32)?)
         };
         let oids = numbers(0)?;
         let columns = if of_column { Some(numbers(1)?) } else { None };
         let found = oids.as_primitive::<Int32Type>().iter().enumerate().map(|(row, oid)| {
-            let column = columns
-                .as_ref()
-                .map_or(0, |columns| columns.as_primitive::<Int32Type>().value(row));
+            let column = columns.as_ref().map_or(0, |columns| columns.as_primitive::<Int32Type>().value(row));
             comments.get(&(oid?, column))
         });
         Ok(ColumnarValue::Array(Arc::new(found.collect::<StringArray>())))
     };
-    stable_function(
-        name,
-        Signature::variadic_any(Volatility::Stable),
-        DataType::Utf8,
-        lookup,
-    )
+    stable_function(name, Signature::variadic_any(Volatility::Stable), DataType::Utf8, lookup)
 }
 
 /// `pg_table_is_visible(oid)`: whether an unqualified name can mean the table.
 fn visible_function(qualified_only: HashSet<i32>) -> ScalarUDF {
     let visible = move |arguments: &[ColumnarValue]| {
         let oids = cast(&ColumnarValue::values_to_arrays(arguments)?[0], &DataType::Int32)?;
-        let visible = oids
-            .as_primitive::<Int32Type>()
-            .iter()
-            .map(|oid| oid.map(|oid| !qualified_only.contains(&oid)));
+        let visible = oids.as_primitive::<Int32Type>().iter().map(|oid| oid.map(|oid| !qualified_only.contains(&oid)));
         Ok(ColumnarValue::Array(Arc::new(visible.collect::<BooleanArray>())))
     };
-    stable_function(
-        "pg_table_is_visible",
-        Signature::any(1, Volatility::Stable),
-        DataType::Boolean,
-        visible,
-    )
+    stable_function("pg_table_is_visible", Signature::any(1, Volatility::Stable), DataType::Boolean, visible)
 }
 
 /// `version()` in the form that drivers parse.
 fn version_function() -> ScalarUDF {
-    let text = format!(
-        "PostgreSQL {POSTGRES_VERSION} (Tributary {})",
-        env!("CARGO_PKG_VERSION")
-    );
+    let text = format!("PostgreSQL {POSTGRES_VERSION} (Tributary {})", env!("CARGO_PKG_VERSION"));
     let version = move |_: &[ColumnarValue]| Ok(ColumnarValue::Scalar(ScalarValue::from(text.as_str())));
-    stable_function(
-        "version",
-        Signature::nullary(Volatility::Stable),
-        DataType::Utf8,
-        version,
-    )
+    stable_function("version", Signature::nullary(Volatility::Stable), DataType::Utf8, version)
 }
 
 /// A function of one argument about something that does not exist here, such as the pages of a table: always NULL.
@@ -211,10 +182,5 @@ fn stable_function(
     returns: DataType,
     function: impl Fn(&[ColumnarValue]) -> Result<ColumnarValue> + Send + Sync + 'static,
 ) -> ScalarUDF {
-    ScalarUDF::from(SimpleScalarUDF::new_with_signature(
-        name,
-        signature,
-        returns,
-        Arc::new(function),
-    ))
+    ScalarUDF::from(SimpleScalarUDF::new_with_signature(name, signature, returns, Arc::new(function)))
 }

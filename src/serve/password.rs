@@ -66,28 +66,18 @@ impl Password {
             };
         }
         let path = data_dir.join(PASSWORD_FILE);
-        let failed = |source| Error::PasswordFile {
-            path: path.clone(),
-            source,
-        };
+        let failed = |source| Error::PasswordFile { path: path.clone(), source };
         match create(&path, &hex::encode(random)) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             created => created.map_err(failed)?,
         }
         let file = fs::File::open(&path).map_err(failed)?;
-        let problem = |problem| Error::PasswordFileContent {
-            path: path.clone(),
-            problem,
-        };
+        let problem = |problem| Error::PasswordFileContent { path: path.clone(), problem };
         if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
-            return Err(problem(
-                "can be read by other users: run `chmod 600` on it, and change the password",
-            ));
+            return Err(problem("can be read by other users: run `chmod 600` on it, and change the password"));
         }
         let mut text = String::new();
-        file.take(PASSWORD_FILE_BYTES)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
+        file.take(PASSWORD_FILE_BYTES).read_to_string(&mut text).map_err(failed)?;
         match text.trim() {
             "" => Err(problem("is empty: delete it to have a new password generated")),
             text => Ok(Self::Stored(Secret::new(text))),
@@ -109,15 +99,8 @@ fn create(path: &Path, text: &str) -> io::Result<()> {
         return Err(io::ErrorKind::AlreadyExists.into());
     }
     let draft = path.with_extension(format!("{}.draft", std::process::id()));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
-    let linked = writeln!(file, "{text}")
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::hard_link(&draft, path));
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    let linked = writeln!(file, "{text}").and_then(|()| file.sync_all()).and_then(|()| fs::hard_link(&draft, path));
     fs::remove_file(&draft)?;
     linked
 }
@@ -145,21 +128,12 @@ mod tests {
         let path = dir.path().join(PASSWORD_FILE);
         fs::write(&path, "secret").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(
-            Password::load_or_create(dir.path(), None, [7; 16]),
-            Err(Error::PasswordFileContent { .. })
-        ));
+        assert!(matches!(Password::load_or_create(dir.path(), None, [7; 16]), Err(Error::PasswordFileContent { .. })));
         fs::write(&path, "\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        assert!(matches!(
-            Password::load_or_create(dir.path(), None, [7; 16]),
-            Err(Error::PasswordFileContent { .. })
-        ));
+        assert!(matches!(Password::load_or_create(dir.path(), None, [7; 16]), Err(Error::PasswordFileContent { .. })));
         let empty = Some(Secret::new(""));
-        assert!(matches!(
-            Password::load_or_create(dir.path(), empty, [7; 16]),
-            Err(Error::EmptyPassword)
-        ));
+        assert!(matches!(Password::load_or_create(dir.path(), empty, [7; 16]), Err(Error::EmptyPassword)));
     }
 
     #[test]

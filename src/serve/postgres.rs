@@ -111,10 +111,7 @@ pub async fn start(options: Options, catalog: Arc<Catalog>) -> Result<Handle, Er
     if options.password.expose().is_empty() {
         return Err(Error::EmptyPassword);
     }
-    let failed = |source| Error::Listen {
-        address: options.listen,
-        source,
-    };
+    let failed = |source| Error::Listen { address: options.listen, source };
     let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
     let local_addr = listener.local_addr().map_err(failed)?;
     let credentials = Credentials {
@@ -131,11 +128,7 @@ pub async fn start(options: Options, catalog: Arc<Catalog>) -> Result<Handle, Er
     let (stop, stopping) = watch::channel(false);
     let sockets = Arc::new(Semaphore::new(options.max_connections + HANDSHAKES));
     let accepting = tokio::spawn(accept(listener, door, sockets, stopping));
-    Ok(Handle {
-        local_addr,
-        stop,
-        accepting,
-    })
+    Ok(Handle { local_addr, stop, accepting })
 }
 
 async fn accept(listener: TcpListener, door: Arc<Door>, sockets: Arc<Semaphore>, mut stopping: watch::Receiver<bool>) {
@@ -172,10 +165,7 @@ async fn accept(listener: TcpListener, door: Arc<Door>, sockets: Arc<Semaphore>,
     drop(listener);
     let drained = timeout(DRAIN, async { while sessions.join_next().await.is_some() {} }).await;
     if drained.is_err() {
-        tracing::warn!(
-            sessions = sessions.len(),
-            "PostgreSQL statements cut off by the shutdown"
-        );
+        tracing::warn!(sessions = sessions.len(), "PostgreSQL statements cut off by the shutdown");
         sessions.shutdown().await;
     }
 }

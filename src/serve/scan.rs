@@ -38,11 +38,7 @@ impl LiveScanExec {
         let inner = plan.properties();
         let equivalences = inner.eq_properties.clone().with_new_schema(Arc::clone(&schema))?;
         let properties = Arc::new(PlanProperties::clone(inner).with_eq_properties(equivalences));
-        Ok(Self {
-            plan,
-            schema,
-            properties,
-        })
+        Ok(Self { plan, schema, properties })
     }
 }
 
@@ -79,11 +75,7 @@ impl ExecutionPlan for LiveScanExec {
     }
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        if children.is_empty() {
-            Ok(self)
-        } else {
-            Err(DataFusionError::Internal("LiveScanExec is a leaf".into()))
-        }
+        if children.is_empty() { Ok(self) } else { Err(DataFusionError::Internal("LiveScanExec is a leaf".into())) }
     }
 
     /// Joins remember what they have read; a plan that runs again (a recursive query) must forget it.
@@ -97,11 +89,7 @@ impl ExecutionPlan for LiveScanExec {
         let rows = self.plan.execute(partition, context)?.map(move |batch| {
             let batch = batch?;
             let count = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-            Ok(RecordBatch::try_new_with_options(
-                Arc::clone(&schema),
-                batch.columns().to_vec(),
-                &count,
-            )?)
+            Ok(RecordBatch::try_new_with_options(Arc::clone(&schema), batch.columns().to_vec(), &count)?)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }

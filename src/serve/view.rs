@@ -29,8 +29,8 @@ use datafusion::{
 
 use super::{Error, scan::LiveScanExec};
 
-/// The column of a batch of changes that says what to do with the row of that key: [`PUT`] or [`DELETE`].
-pub const OP_COLUMN: &str = "__op";
+pub use crate::tables::OP_COLUMN;
+
 /// The row is new, or replaces the one of the same key.
 pub const PUT: i8 = 1;
 /// The row of this key is gone; only the key columns of the change matter.
@@ -81,35 +81,16 @@ impl LiveTable {
     /// # Errors
     /// [`Error::Shape`] when a key column is not in `schema` or `committed` lacks a column of it.
     pub fn new(schema: SchemaRef, key: Vec<String>, committed: Arc<dyn TableProvider>) -> Result<Self, Error> {
-        let index = |name: &String| {
-            schema
-                .index_of(name)
-                .map_err(|_| Error::Shape(format!("no key column {name}")))
-        };
+        let index = |name: &String| schema.index_of(name).map_err(|_| Error::Shape(format!("no key column {name}")));
         let key = key.iter().map(index).collect::<Result<Vec<_>, _>>()?;
         check_columns(&schema, &committed)?;
-        let mut fields: Vec<Field> = schema
-            .fields()
-            .iter()
-            .map(|field| Field::new(field.name(), field.data_type().clone(), true))
-            .collect();
+        let mut fields: Vec<Field> =
+            schema.fields().iter().map(|field| Field::new(field.name(), field.data_type().clone(), true)).collect();
         if !key.is_empty() {
             fields.push(Field::new(OP_COLUMN, DataType::Int8, true));
         }
-        let held = Held {
-            committed,
-            hot: VecDeque::new(),
-            hot_rows: 0,
-            last_mark: 0,
-            version: 0,
-            view: None,
-        };
-        Ok(Self {
-            schema,
-            change_schema: Arc::new(Schema::new(fields)),
-            key,
-            held: Mutex::new(held),
-        })
+        let held = Held { committed, hot: VecDeque::new(), hot_rows: 0, last_mark: 0, version: 0, view: None };
+        Ok(Self { schema, change_schema: Arc::new(Schema::new(fields)), key, held: Mutex::new(held) })
     }
 
     /// Shows `rows` from now on. Returns their mark, for [`Self::commit`].
@@ -202,11 +183,7 @@ impl LiveTable {
             (Arc::clone(&held.committed), hot, held.version)
         };
         let (hidden, rows) = self.overlay(&hot)?;
-        let view = Arc::new(View {
-            committed,
-            hidden,
-            rows,
-        });
+        let view = Arc::new(View { committed, hidden, rows });
         let mut held = self.held();
         if held.version == version {
             held.view = Some(Arc::clone(&view));
@@ -225,18 +202,11 @@ impl LiveTable {
         }
         let changes = concat_batches(&self.change_schema, hot)?;
         let keys = changes.project(&self.key)?;
-        let sort_fields = keys
-            .columns()
-            .iter()
-            .map(|column| SortField::new(column.data_type().clone()))
-            .collect();
+        let sort_fields = keys.columns().iter().map(|column| SortField::new(column.data_type().clone())).collect();
         let encoded = RowConverter::new(sort_fields)?.convert_columns(keys.columns())?;
         let mut seen = HashSet::with_capacity(encoded.num_rows());
         let newest: Vec<bool> = {
-            let backwards: Vec<bool> = (0..encoded.num_rows())
-                .rev()
-                .map(|row| seen.insert(encoded.row(row)))
-                .collect();
+            let backwards: Vec<bool> = (0..encoded.num_rows()).rev().map(|row| seen.insert(encoded.row(row))).collect();
             backwards.into_iter().rev().collect()
         };
         let operations = operations(&changes);
@@ -265,18 +235,8 @@ impl LiveTable {
             .project(columns)?
             .alias("committed")?;
         if let Some(hidden) = &view.hidden {
-            let names: Vec<String> = hidden
-                .schema()
-                .fields()
-                .iter()
-                .map(|field| field.name().clone())
-                .collect();
-            let of = |table: &str| {
-                names
-                    .iter()
-                    .map(|name| Column::new(Some(table), name))
-                    .collect::<Vec<_>>()
-            };
+            let names: Vec<String> = hidden.schema().fields().iter().map(|field| field.name().clone()).collect();
+            let of = |table: &str| names.iter().map(|name| Column::new(Some(table), name)).collect::<Vec<_>>();
             // The hidden keys are the side that is held in memory, so a large table streams past them.
             plan = memory("hot_keys", vec![hidden.clone()], hidden.schema())?.join_detailed(
                 plan.build()?,
@@ -323,10 +283,8 @@ impl TableProvider for LiveTable {
         let schema = match projection {
             None => Arc::clone(&self.schema),
             Some(columns) => {
-                let chosen: Vec<Expr> = columns
-                    .iter()
-                    .map(|index| Expr::from(plan.schema().qualified_field(*index)))
-                    .collect();
+                let chosen: Vec<Expr> =
+                    columns.iter().map(|index| Expr::from(plan.schema().qualified_field(*index))).collect();
                 plan = plan.project(chosen)?;
                 Arc::new(self.schema.project(columns)?)
             }
@@ -353,30 +311,20 @@ fn memory(name: &str, rows: Vec<RecordBatch>, schema: SchemaRef) -> PlanResult<L
 
 /// The operations of conformed changes: the last column.
 fn operations(changes: &RecordBatch) -> Int8Array {
-    changes
-        .column(changes.num_columns() - 1)
-        .as_primitive::<Int8Type>()
-        .clone()
+    changes.column(changes.num_columns() - 1).as_primitive::<Int8Type>().clone()
 }
 
 fn rows_where(batch: &RecordBatch, keep: impl Fn(usize) -> bool) -> Result<RecordBatch, DataFusionError> {
-    let kept: UInt32Array = (0..batch.num_rows())
-        .filter(|row| keep(*row))
-        .map(|row| row as u32)
-        .collect();
+    let kept: UInt32Array = (0..batch.num_rows()).filter(|row| keep(*row)).map(|row| row as u32).collect();
     Ok(take_record_batch(batch, &kept)?)
 }
 
 /// `batch` with the columns of `schema`, found by name and converted where their types differ.
 fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
-    let strict = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
+    let strict = CastOptions { safe: false, ..CastOptions::default() };
     let columns = schema.fields().iter().map(|field| {
-        let column = batch
-            .column_by_name(field.name())
-            .ok_or_else(|| Error::Shape(format!("no column {}", field.name())))?;
+        let column =
+            batch.column_by_name(field.name()).ok_or_else(|| Error::Shape(format!("no column {}", field.name())))?;
         if column.data_type() == field.data_type() {
             return Ok(Arc::clone(column));
         }
@@ -388,11 +336,7 @@ fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error
 
 fn check_columns(schema: &SchemaRef, committed: &Arc<dyn TableProvider>) -> Result<(), Error> {
     let stored = committed.schema();
-    match schema
-        .fields()
-        .iter()
-        .find(|field| stored.column_with_name(field.name()).is_none())
-    {
+    match schema.fields().iter().find(|field| stored.column_with_name(field.name()).is_none()) {
         Some(field) => Err(Error::Shape(format!("the snapshot has no column {}", field.name()))),
         None => Ok(()),
     }

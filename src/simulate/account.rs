@@ -352,9 +352,7 @@ impl Customer {
         Features {
             failed_payments: self.failed.iter().map(|at| flag(recent(*at))).sum(),
             contraction: flag(recent(self.contracted)),
-            tenure_months: self
-                .paying_since
-                .map_or(0.0, |since| (now - since) as f64 / (30.437 * DAY as f64)),
+            tenure_months: self.paying_since.map_or(0.0, |since| (now - since) as f64 / (30.437 * DAY as f64)),
             seats_growth: flag(recent(self.grew)),
             yearly: flag(first.is_some_and(|first| first.price(catalog, 0).interval == Interval::Year)),
             discount: flag(subscriptions().any(|subscription| subscription.discount.is_some())),

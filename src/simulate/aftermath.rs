@@ -35,29 +35,14 @@ impl World<'_> {
         } else {
             return;
         };
-        let claim = Claim {
-            charge,
-            refund: None,
-            dispute: None,
-        };
-        let number = self
-            .claims
-            .iter()
-            .position(Option::is_none)
-            .unwrap_or(self.claims.len());
+        let claim = Claim { charge, refund: None, dispute: None };
+        let number = self.claims.iter().position(Option::is_none).unwrap_or(self.claims.len());
         if number == self.claims.len() {
             self.claims.push(None);
         }
         self.claims[number] = Some(claim);
         let at = now + self.rng.random_range(3_600..days * DAY);
-        self.plan(
-            at,
-            act,
-            Target {
-                generation: number as u32,
-                ..target
-            },
-        );
+        self.plan(at, act, Target { generation: number as u32, ..target });
     }
 
     pub(super) fn refund(&mut self, target: Target, now: i64) -> io::Result<()> {
@@ -65,34 +50,16 @@ impl World<'_> {
             return Ok(());
         };
         let old = claim.charge;
-        let amount = if self.chance(0.5) {
-            old.amount
-        } else {
-            (old.amount / 3).max(1)
-        };
+        let amount = if self.chance(0.5) { old.amount } else { (old.amount / 3).max(1) };
         let id = self.ids.long("re_");
         claim.charge.refunded = amount;
         claim.refund = Some((id, amount, now));
         let charge = claim.charge;
         self.claims[target.generation as usize] = Some(claim);
-        self.tell(
-            target.customer,
-            "refund.created",
-            now,
-            By::Merchant,
-            false,
-            &|out, _, _, _| {
-                shapes::refund(out, id, &charge, amount, now, None);
-            },
-        )?;
-        self.tell_charge(
-            target.customer,
-            Some(&old),
-            &charge,
-            "charge.refunded",
-            now,
-            By::Merchant,
-        )?;
+        self.tell(target.customer, "refund.created", now, By::Merchant, false, &|out, _, _, _| {
+            shapes::refund(out, id, &charge, amount, now, None);
+        })?;
+        self.tell_charge(target.customer, Some(&old), &charge, "charge.refunded", now, By::Merchant)?;
         self.plan(now + 5 * DAY, Act::RefundSettles, target);
         Ok(())
     }
@@ -106,16 +73,9 @@ impl World<'_> {
             return Ok(());
         };
         let reference = self.rng.random_range(100_000_000..999_999_999);
-        self.tell(
-            target.customer,
-            "refund.updated",
-            now,
-            By::Stripe,
-            true,
-            &|out, _, _, before| {
-                shapes::refund(out, id, &claim.charge, amount, created, (!before).then_some(reference));
-            },
-        )
+        self.tell(target.customer, "refund.updated", now, By::Stripe, true, &|out, _, _, before| {
+            shapes::refund(out, id, &claim.charge, amount, created, (!before).then_some(reference));
+        })
     }
 
     pub(super) fn dispute(&mut self, target: Target, now: i64) -> io::Result<()> {
@@ -143,11 +103,7 @@ impl World<'_> {
     }
 
     pub(super) fn close_dispute(&mut self, target: Target, now: i64) -> io::Result<()> {
-        let Some(Claim {
-            charge,
-            dispute: Some(mut dispute),
-            ..
-        }) = self.claims[target.generation as usize].take()
+        let Some(Claim { charge, dispute: Some(mut dispute), .. }) = self.claims[target.generation as usize].take()
         else {
             return Ok(());
         };

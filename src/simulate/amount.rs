@@ -120,10 +120,7 @@ pub(super) fn monthly_micros(net: i128, denominator: i128, interval: Interval, c
         Interval::Month => (1, 1),
         Interval::Year => (1, 12),
     };
-    half_even(
-        net * 1_000_000 * times,
-        denominator * PARTS * 10_i128.pow(exponent) * over * i128::from(count),
-    )
+    half_even(net * 1_000_000 * times, denominator * PARTS * 10_i128.pow(exponent) * over * i128::from(count))
 }
 
 /// `numerator / denominator`, halves to the even neighbour. The denominator is positive.
@@ -153,27 +150,12 @@ mod tests {
     #[test]
     fn tiers_packages_and_shares_follow_stripes_rules() {
         let tiers = vec![
-            Tier {
-                up_to: Some(10),
-                unit: 0,
-                flat: 9900,
-            },
-            Tier {
-                up_to: Some(50),
-                unit: 800,
-                flat: 0,
-            },
-            Tier {
-                up_to: None,
-                unit: 600,
-                flat: 2500,
-            },
+            Tier { up_to: Some(10), unit: 0, flat: 9900 },
+            Tier { up_to: Some(50), unit: 800, flat: 0 },
+            Tier { up_to: None, unit: 600, flat: 2500 },
         ];
         assert_eq!(Rate::Graduated(tiers.clone()).list(10), 9900);
-        assert_eq!(
-            Rate::Graduated(tiers.clone()).list(60),
-            9900 + 40 * 800 + 10 * 600 + 2500
-        );
+        assert_eq!(Rate::Graduated(tiers.clone()).list(60), 9900 + 40 * 800 + 10 * 600 + 2500);
         assert_eq!(Rate::Volume(tiers).list(60), 60 * 600 + 2500);
         assert_eq!(Rate::Package { unit: 1500, size: 100 }.list(101), 3000);
         let mut shares = [0; 3];

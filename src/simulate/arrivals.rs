@@ -53,10 +53,7 @@ impl World<'_> {
             self.rng.random_range(-1.0..1.0) + self.rng.random_range(-1.0..1.0) + self.rng.random_range(-1.0..1.0);
         let card = Card {
             id: self.ids.long("pm_"),
-            brand: ["visa", "mastercard", "amex"]
-                .choose(&mut self.rng)
-                .copied()
-                .unwrap_or("visa"),
+            brand: ["visa", "mastercard", "amex"].choose(&mut self.rng).copied().unwrap_or("visa"),
             last4: self.rng.random_range(1_000..9_999),
             month: self.rng.random_range(1..13),
             year: self.rng.random_range(2026..2032),
@@ -79,10 +76,7 @@ impl World<'_> {
             slots: [None, None],
             mrr: 0,
             frailty,
-            failure: hazard::PAYMENT_FAILURE.probability(&Features {
-                frailty,
-                ..Features::default()
-            }),
+            failure: hazard::PAYMENT_FAILURE.probability(&Features { frailty, ..Features::default() }),
             failed: [i64::MIN; 3],
             contracted: i64::MIN,
             grew: i64::MIN,
@@ -90,46 +84,20 @@ impl World<'_> {
         };
         let index = self.customers.len() as u32;
         self.customers.push(customer);
-        self.tell(
-            index,
-            "customer.created",
-            now,
-            By::Merchant,
-            false,
-            &|out, _, customer, _| shapes::customer(out, customer),
-        )?;
-        self.tell(
-            index,
-            "payment_method.attached",
-            now,
-            By::Merchant,
-            false,
-            &|out, _, customer, _| {
-                shapes::payment_method(out, customer);
-            },
-        )?;
+        self.tell(index, "customer.created", now, By::Merchant, false, &|out, _, customer, _| {
+            shapes::customer(out, customer)
+        })?;
+        self.tell(index, "payment_method.attached", now, By::Merchant, false, &|out, _, customer, _| {
+            shapes::payment_method(out, customer);
+        })?;
         self.update_customer(index, now, By::Merchant, |customer| customer.card_is_default = true)?;
-        let later = if self.chance(0.2) {
-            0
-        } else {
-            self.rng.random_range(1..900)
-        };
-        self.plan(
-            now + later,
-            Act::Subscribe,
-            Target {
-                customer: index,
-                slot: 0,
-                generation: 0,
-            },
-        );
+        let later = if self.chance(0.2) { 0 } else { self.rng.random_range(1..900) };
+        self.plan(now + later, Act::Subscribe, Target { customer: index, slot: 0, generation: 0 });
         Ok(())
     }
 
     fn draw_currency(&mut self) -> usize {
-        let mut roll = self
-            .rng
-            .random_range(0..CURRENCIES.iter().map(|currency| currency.share).sum());
+        let mut roll = self.rng.random_range(0..CURRENCIES.iter().map(|currency| currency.share).sum());
         for (at, currency) in CURRENCIES.iter().enumerate() {
             if roll < currency.share {
                 return at;
@@ -159,18 +127,11 @@ impl World<'_> {
         }
         let (target, mut new) = self.make_subscription(customer, 0, plan, now);
         let price = new.price(&self.catalog, 0);
-        let (monthly, weekly) = (
-            price.interval == Interval::Month && price.count == 1,
-            price.interval == Interval::Week,
-        );
+        let (monthly, weekly) =
+            (price.interval == Interval::Month && price.count == 1, price.interval == Interval::Week);
         if monthly && plan != Plan::Free && self.chance(METERED) {
             let id = self.ids.short("si_");
-            new.add(Item {
-                id,
-                plan: Plan::UsageMonth,
-                quantity: 1,
-                created: now,
-            });
+            new.add(Item { id, plan: Plan::UsageMonth, quantity: 1, created: now });
         }
         if plan != Plan::Free && self.chance(DISCOUNTS) {
             let coupon = self.draw_coupon(new.currency);
@@ -213,30 +174,11 @@ impl World<'_> {
 
     fn make_subscription(&mut self, customer: u32, slot: u8, plan: Plan, now: i64) -> (Target, Subscription) {
         let quantity = self.draw_quantity(plan);
-        let item = Item {
-            id: self.ids.short("si_"),
-            plan,
-            quantity,
-            created: now,
-        };
+        let item = Item { id: self.ids.short("si_"), plan, quantity, created: now };
         let generation = self.next_generation();
         let state = &self.customers[customer as usize];
-        let new = Subscription::new(
-            self.ids.long("sub_"),
-            generation,
-            now,
-            state.currency,
-            item,
-            state.tenant,
-        );
-        (
-            Target {
-                customer,
-                slot,
-                generation,
-            },
-            new,
-        )
+        let new = Subscription::new(self.ids.long("sub_"), generation, now, state.currency, item, state.tenant);
+        (Target { customer, slot, generation }, new)
     }
 
     fn draw_quantity(&mut self, plan: Plan) -> u32 {
@@ -252,11 +194,7 @@ impl World<'_> {
 
     fn draw_coupon(&mut self, currency: usize) -> usize {
         let choice = self.rng.random_range(0..8);
-        if choice < 6 {
-            choice
-        } else {
-            self.catalog.amount_coupon(currency)
-        }
+        if choice < 6 { choice } else { self.catalog.amount_coupon(currency) }
     }
 
     pub(super) fn apply(&mut self, coupon: usize, now: i64) -> Discount {
@@ -264,12 +202,7 @@ impl World<'_> {
             Duration::Months(months) => Some(now + i64::from(months) * 365 * DAY / 12),
             Duration::Forever | Duration::Once => None,
         };
-        Discount {
-            id: self.ids.long("di_"),
-            coupon,
-            start: now,
-            end,
-        }
+        Discount { id: self.ids.long("di_"), coupon, start: now, end }
     }
 
     /// Tells of a subscription's discount, and plans its end.
@@ -281,16 +214,9 @@ impl World<'_> {
             self.plan(end, Act::DiscountEnd, target);
         }
         let id = of.id;
-        self.tell(
-            target.customer,
-            kind,
-            now,
-            By::Merchant,
-            false,
-            &|out, frame, customer, _| {
-                shapes::discount(out, frame, customer.id, id, &discount);
-            },
-        )
+        self.tell(target.customer, kind, now, By::Merchant, false, &|out, frame, customer, _| {
+            shapes::discount(out, frame, customer.id, id, &discount);
+        })
     }
 
     fn fix_currency(&mut self, customer: u32, now: i64) -> io::Result<()> {
@@ -360,13 +286,7 @@ impl World<'_> {
             return Ok(());
         }
         subscription.status = Status::Active;
-        self.commit(
-            target,
-            &subscription,
-            "customer.subscription.updated",
-            now,
-            By::Merchant,
-        )?;
+        self.commit(target, &subscription, "customer.subscription.updated", now, By::Merchant)?;
         self.plan(subscription.period.1, Act::Renew, target);
         self.attempt(target, now, Some(true))
     }
@@ -397,13 +317,7 @@ impl World<'_> {
         subscription.periods = 0;
         subscription.set_period(&self.catalog);
         let invoice = self.draft(target, &mut subscription, "subscription_update", now, None);
-        self.commit(
-            target,
-            &subscription,
-            "customer.subscription.updated",
-            now,
-            By::Merchant,
-        )?;
+        self.commit(target, &subscription, "customer.subscription.updated", now, By::Merchant)?;
         self.tell_subscription(
             target.customer,
             None,

@@ -49,14 +49,7 @@ impl World<'_> {
             Status::Trialing if new.pause_at_trial_end => {
                 new.status = Status::Paused;
                 self.commit(target, new, "customer.subscription.updated", now, By::Stripe)?;
-                self.tell_subscription(
-                    target.customer,
-                    None,
-                    new,
-                    "customer.subscription.paused",
-                    now,
-                    By::Stripe,
-                )?;
+                self.tell_subscription(target.customer, None, new, "customer.subscription.paused", now, By::Stripe)?;
                 if self.chance(0.4) {
                     let when = now + self.rng.random_range(3..20) * DAY;
                     self.plan(when, Act::Resume, target);
@@ -81,13 +74,7 @@ impl World<'_> {
             }
         }
         let unpaid = slot.subscription.status == Status::Unpaid;
-        self.commit(
-            target,
-            &slot.subscription,
-            "customer.subscription.updated",
-            now,
-            By::Stripe,
-        )?;
+        self.commit(target, &slot.subscription, "customer.subscription.updated", now, By::Stripe)?;
         self.plan(slot.subscription.period.1, Act::Renew, target);
         self.tell_invoice(target.customer, None, &invoice, "invoice.created", now)?;
         if !unpaid {
@@ -158,11 +145,7 @@ impl World<'_> {
         }
         for (line, share) in lines.iter_mut().flatten().zip(shares) {
             line.discount = share as i64;
-            line.tax = if taxed {
-                (line.amount - line.discount) * TAX_PERCENT / 100
-            } else {
-                0
-            };
+            line.tax = if taxed { (line.amount - line.discount) * TAX_PERCENT / 100 } else { 0 };
         }
         Invoice {
             id,
@@ -195,11 +178,9 @@ impl World<'_> {
     /// The hour of a draft is over.
     pub(super) fn finalize(&mut self, target: Target, now: i64) -> io::Result<()> {
         match self.slot(target) {
-            Some(Slot {
-                subscription,
-                open: Some(invoice),
-                ..
-            }) if invoice.stage == Stage::Draft && invoice.next_attempt == Some(now) => {
+            Some(Slot { subscription, open: Some(invoice), .. })
+                if invoice.stage == Stage::Draft && invoice.next_attempt == Some(now) =>
+            {
                 self.finalize_open(target, invoice, now)?;
                 if subscription.collection_paused_until.is_some() {
                     return self.void_open(target, now);
@@ -256,12 +237,7 @@ impl World<'_> {
 
     /// The open invoice is collected; `decided` where the outcome is not left to chance.
     pub(super) fn attempt(&mut self, target: Target, now: i64, decided: Option<bool>) -> io::Result<()> {
-        let Some(Slot {
-            subscription,
-            open: Some(old),
-            ..
-        }) = self.slot(target)
-        else {
+        let Some(Slot { subscription, open: Some(old), .. }) = self.slot(target) else {
             return Ok(());
         };
         if old.stage != Stage::Open || (decided.is_none() && old.next_attempt != Some(now)) {
@@ -292,11 +268,7 @@ impl World<'_> {
         charge.failure = DECLINES.choose(&mut self.rng).copied();
         self.customer(target).note_failure(now);
         let first = subscription.status == Status::Incomplete;
-        let retry = if first {
-            None
-        } else {
-            self.retry_day(&subscription, old.attempts)
-        };
+        let retry = if first { None } else { self.retry_day(&subscription, old.attempts) };
         new.next_attempt = retry.map(|days| now + days * DAY);
         self.set_open(target, Some(new));
         self.tell_charge(target.customer, None, &charge, "charge.failed", now, By::Stripe)?;
@@ -313,10 +285,7 @@ impl World<'_> {
             Some(at) => {
                 self.plan(at, Act::Attempt, target);
                 if subscription.status == Status::Active {
-                    let late = Subscription {
-                        status: Status::PastDue,
-                        ..subscription
-                    };
+                    let late = Subscription { status: Status::PastDue, ..subscription };
                     self.commit(target, &late, "customer.subscription.updated", now, By::Stripe)?;
                 }
                 Ok(())
@@ -326,16 +295,9 @@ impl World<'_> {
     }
 
     fn tell_intent(&mut self, target: Target, charge: &Charge, kind: &str, now: i64) -> io::Result<()> {
-        self.tell(
-            target.customer,
-            kind,
-            now,
-            By::Stripe,
-            false,
-            &|out, frame, customer, _| {
-                shapes::payment_intent(out, frame, customer, charge, true);
-            },
-        )
+        self.tell(target.customer, kind, now, By::Stripe, false, &|out, frame, customer, _| {
+            shapes::payment_intent(out, frame, customer, charge, true);
+        })
     }
 
     fn settle(
@@ -351,10 +313,7 @@ impl World<'_> {
         self.tell_invoice(target.customer, None, &invoice, "invoice.paid", now)?;
         self.tell_invoice(target.customer, None, &invoice, "invoice.payment_succeeded", now)?;
         if matches!(subscription.status, Status::PastDue | Status::Unpaid) {
-            let new = Subscription {
-                status: Status::Active,
-                ..*subscription
-            };
+            let new = Subscription { status: Status::Active, ..*subscription };
             self.commit(target, &new, "customer.subscription.updated", now, By::Stripe)?;
         }
         if self.customer(target).delinquent {
@@ -374,13 +333,7 @@ impl World<'_> {
             return self.end(target, slot, now, By::Stripe);
         }
         slot.subscription.status = Status::Unpaid;
-        self.commit(
-            target,
-            &slot.subscription,
-            "customer.subscription.updated",
-            now,
-            By::Stripe,
-        )?;
+        self.commit(target, &slot.subscription, "customer.subscription.updated", now, By::Stripe)?;
         let until = now + self.rng.random_range(10..25) * DAY;
         self.plan(until, Act::UnpaidEnd, target);
         Ok(())
@@ -404,11 +357,7 @@ impl World<'_> {
 
     /// The open invoice will not be collected.
     pub(super) fn void_open(&mut self, target: Target, now: i64) -> io::Result<()> {
-        let Some(Slot {
-            open: Some(mut invoice),
-            ..
-        }) = self.slot(target)
-        else {
+        let Some(Slot { open: Some(mut invoice), .. }) = self.slot(target) else {
             return Ok(());
         };
         self.set_open(target, None);
@@ -429,24 +378,14 @@ impl World<'_> {
 
     fn retries(&self, subscription: &Subscription) -> [i64; 3] {
         let price = subscription.price(&self.catalog, 0);
-        if price.interval == Interval::Week && price.count == 1 {
-            WEEKLY_RETRY_DAYS
-        } else {
-            RETRY_DAYS
-        }
+        if price.interval == Interval::Week && price.count == 1 { WEEKLY_RETRY_DAYS } else { RETRY_DAYS }
     }
 
     /// The chance, seen at a month's start, that payments never recovered take the customer's last counted
     /// subscription before `next`, the month's end.
     pub(super) fn loss_by_payment(&self, customer: u32, next: i64) -> f64 {
         let customer = &self.customers[customer as usize];
-        let counted = || {
-            customer
-                .slots
-                .iter()
-                .flatten()
-                .filter(|slot| slot.subscription.counted(&self.catalog) > 0)
-        };
+        let counted = || customer.slots.iter().flatten().filter(|slot| slot.subscription.counted(&self.catalog) > 0);
         let lost = |slot: &Slot| {
             let subscription = &slot.subscription;
             if subscription.collection_paused_until.is_some() {

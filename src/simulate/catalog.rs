@@ -12,38 +12,10 @@ use super::{
 
 /// The currencies: code, exponent, share of customers in percent, and price level against US cents.
 pub(super) const CURRENCIES: [Currency; 4] = [
-    Currency {
-        code: "usd",
-        exponent: 2,
-        share: 55,
-        level: (1, 1),
-        coin: "$",
-        amount_off: 500,
-    },
-    Currency {
-        code: "eur",
-        exponent: 2,
-        share: 25,
-        level: (92, 100),
-        coin: "€",
-        amount_off: 500,
-    },
-    Currency {
-        code: "jpy",
-        exponent: 0,
-        share: 12,
-        level: (3, 2),
-        coin: "¥",
-        amount_off: 700,
-    },
-    Currency {
-        code: "gbp",
-        exponent: 2,
-        share: 8,
-        level: (80, 100),
-        coin: "£",
-        amount_off: 400,
-    },
+    Currency { code: "usd", exponent: 2, share: 55, level: (1, 1), coin: "$", amount_off: 500 },
+    Currency { code: "eur", exponent: 2, share: 25, level: (92, 100), coin: "€", amount_off: 500 },
+    Currency { code: "jpy", exponent: 0, share: 12, level: (3, 2), coin: "¥", amount_off: 700 },
+    Currency { code: "gbp", exponent: 2, share: 8, level: (80, 100), coin: "£", amount_off: 400 },
 ];
 
 pub(super) struct Currency {
@@ -174,11 +146,7 @@ impl Catalog {
             .collect::<Vec<_>>();
         let cents = |hundredths: i128| hundredths * PARTS / 100;
         let flat = |cents_| Rate::PerUnit(cents(cents_));
-        let tier = |up_to, unit, flat| Tier {
-            up_to,
-            unit: cents(unit),
-            flat: cents(flat),
-        };
+        let tier = |up_to, unit, flat| Tier { up_to, unit: cents(unit), flat: cents(flat) };
         use Interval::{Month, Week, Year};
         // Product, code, interval, count, and amounts in hundredths of a US cent.
         let plans: [(usize, &'static str, Interval, u32, Rate); PLANS] = [
@@ -214,16 +182,7 @@ impl Catalog {
             ),
             (6, "sync_week", Week, 1, flat(70_000)),
             (6, "sync_fortnight", Week, 2, flat(130_000)),
-            (
-                7,
-                "packs_month",
-                Month,
-                1,
-                Rate::Package {
-                    unit: cents(150_000),
-                    size: 100,
-                },
-            ),
+            (7, "packs_month", Month, 1, Rate::Package { unit: cents(150_000), size: 100 }),
             (8, "credits_month", Month, 1, flat(75)),
             (9, "support_month", Month, 1, flat(290_000)),
             (9, "support_year", Year, 1, flat(2_900_000)),
@@ -240,61 +199,23 @@ impl Catalog {
                     &products[*product],
                     (currency, code, *interval, *count, rate),
                 );
-                prices.push(Price {
-                    product: *product,
-                    ..price
-                });
+                prices.push(Price { product: *product, ..price });
             }
         }
         let mut coupons = vec![
             coupon("LAUNCH20", "20% off", Off::Percent(2_000), Duration::Forever, created),
-            coupon(
-                "NGO3333",
-                "A third off",
-                Off::Percent(3_333),
-                Duration::Forever,
-                created,
-            ),
+            coupon("NGO3333", "A third off", Off::Percent(3_333), Duration::Forever, created),
             coupon("PARTNER", "12.5% off", Off::Percent(1_250), Duration::Forever, created),
-            coupon(
-                "TRYUS25",
-                "25% off for 3 months",
-                Off::Percent(2_500),
-                Duration::Months(3),
-                created,
-            ),
-            coupon(
-                "HALFYEAR",
-                "Half for 6 months",
-                Off::Percent(5_000),
-                Duration::Months(6),
-                created,
-            ),
-            coupon(
-                "FIRSTHALF",
-                "Half off once",
-                Off::Percent(5_000),
-                Duration::Once,
-                created,
-            ),
+            coupon("TRYUS25", "25% off for 3 months", Off::Percent(2_500), Duration::Months(3), created),
+            coupon("HALFYEAR", "Half for 6 months", Off::Percent(5_000), Duration::Months(6), created),
+            coupon("FIRSTHALF", "Half off once", Off::Percent(5_000), Duration::Once, created),
         ];
         for (at, currency) in CURRENCIES.iter().enumerate() {
             let name = format!("{}{} off", currency.coin, currency.amount_off);
             let id = format!("FRIEND{}", currency.code.to_uppercase());
-            coupons.push(coupon(
-                &id,
-                &name,
-                Off::Amount(currency.amount_off, at),
-                Duration::Forever,
-                created,
-            ));
+            coupons.push(coupon(&id, &name, Off::Amount(currency.amount_off, at), Duration::Forever, created));
         }
-        Self {
-            products,
-            prices,
-            coupons,
-            tax_rate: ids.long("txr_"),
-        }
+        Self { products, prices, coupons, tax_rate: ids.long("txr_") }
     }
 
     pub(super) fn price(&self, currency: usize, plan: Plan) -> &Price {
@@ -317,28 +238,14 @@ fn in_currency(rate: &Rate, currency: usize) -> Rate {
     let convert = |amount: i128| {
         let value = amount * times / over;
         let large = amount % PARTS == 0 && amount >= 5_000 * PARTS;
-        if large {
-            value / (PARTS * 10) * (PARTS * 10)
-        } else {
-            value
-        }
+        if large { value / (PARTS * 10) * (PARTS * 10) } else { value }
     };
     let tiers = |tiers: &[Tier]| {
-        tiers
-            .iter()
-            .map(|tier| Tier {
-                unit: convert(tier.unit),
-                flat: convert(tier.flat),
-                ..*tier
-            })
-            .collect()
+        tiers.iter().map(|tier| Tier { unit: convert(tier.unit), flat: convert(tier.flat), ..*tier }).collect()
     };
     match rate {
         Rate::PerUnit(unit) => Rate::PerUnit(convert(*unit)),
-        Rate::Package { unit, size } => Rate::Package {
-            unit: convert(*unit),
-            size: *size,
-        },
+        Rate::Package { unit, size } => Rate::Package { unit: convert(*unit), size: *size },
         Rate::Graduated(of) => Rate::Graduated(tiers(of)),
         Rate::Volume(of) => Rate::Volume(tiers(of)),
         Rate::Metered(unit) => Rate::Metered(convert(*unit)),
@@ -387,11 +294,7 @@ fn price(
         Rate::Volume(_) => ("tiered", Some(Text("volume"))),
         _ => ("per_unit", None),
     };
-    let usage = if matches!(rate, Rate::Metered(_)) {
-        "metered"
-    } else {
-        "licensed"
-    };
+    let usage = if matches!(rate, Rate::Metered(_)) { "metered" } else { "licensed" };
     let transform = match &rate {
         Rate::Package { size, .. } => format!(r#"{{"divide_by":{size},"round":"up"}}"#),
         _ => "null".to_owned(),
@@ -455,19 +358,7 @@ fn price(
         Some(minor) => format!("{} (at {} / {every})", product.name, money(minor, currency)),
         None => format!("{} (per {every})", product.name),
     };
-    Price {
-        id,
-        product: 0,
-        code,
-        interval,
-        count,
-        rate,
-        decimal: text,
-        label,
-        body,
-        plan,
-        full,
-    }
+    Price { id, product: 0, code, interval, count, rate, decimal: text, label, body, plan, full }
 }
 
 fn coupon(id: &str, name: &str, off: Off, duration: Duration, created: i64) -> Coupon {

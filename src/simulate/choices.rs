@@ -35,10 +35,7 @@ const SECOND_THOUGHTS: f64 = 0.06;
 const FREE_UPGRADES: f64 = 0.08;
 const FEEDBACK: [(&str, Option<&str>); 5] = [
     ("too_expensive", None),
-    (
-        "unused",
-        Some("We have no use for it any more. Please call Ms Weber, +49305550123, about our data."),
-    ),
+    ("unused", Some("We have no use for it any more. Please call Ms Weber, +49305550123, about our data.")),
     ("missing_features", None),
     ("switched_service", Some("Moved to another vendor.")),
     ("customer_service", None),
@@ -47,11 +44,7 @@ const FEEDBACK: [(&str, Option<&str>); 5] = [
 impl World<'_> {
     /// Draws what a customer at risk does in a month.
     pub(super) fn draw_month(&mut self, customer: u32, now: i64, next: i64, hazard: &Hazard, features: &Features) {
-        let target = Target {
-            customer,
-            slot: 0,
-            generation: 0,
-        };
+        let target = Target { customer, slot: 0, generation: 0 };
         for (probability, act) in [
             (hazard.voluntary, Act::Leave),
             (hazard.expansion, Act::Expand),
@@ -67,19 +60,13 @@ impl World<'_> {
             let Some(held) = self.slot(Target { slot, ..target }) else {
                 continue;
             };
-            let target = Target {
-                slot,
-                generation: held.subscription.generation,
-                ..target
-            };
+            let target = Target { slot, generation: held.subscription.generation, ..target };
             let at = self.rng.random_range(now..next);
             if self.chance(PAUSES_COLLECTION) {
                 self.plan(at, Act::PauseCollection, target);
             }
             let forever = |subscription: &Subscription| {
-                subscription
-                    .discount
-                    .is_some_and(|of| self.catalog.coupons[of.coupon].duration == Duration::Forever)
+                subscription.discount.is_some_and(|of| self.catalog.coupons[of.coupon].duration == Duration::Forever)
             };
             if forever(&held.subscription) && self.chance(LOSES_DISCOUNT) {
                 self.plan(at, Act::DiscountEnd, target);
@@ -92,11 +79,7 @@ impl World<'_> {
 
     /// Draws what a customer who pays nothing does in a month.
     pub(super) fn draw_free_month(&mut self, customer: u32, now: i64, next: i64) {
-        let target = Target {
-            customer,
-            slot: 0,
-            generation: 0,
-        };
+        let target = Target { customer, slot: 0, generation: 0 };
         let free = self.slot(target).is_some_and(|slot| {
             slot.subscription.items()[0].plan == Plan::Free
                 && slot.subscription.status == Status::Active
@@ -111,30 +94,16 @@ impl World<'_> {
     /// A subscription that is live and not ending, the first one first.
     fn live(&self, customer: u32) -> Option<(Target, Slot)> {
         (0..SUBSCRIPTIONS as u8).find_map(|slot| {
-            let target = Target {
-                customer,
-                slot,
-                generation: 0,
-            };
+            let target = Target { customer, slot, generation: 0 };
             let held = self.slot(target)?;
             let live = matches!(held.subscription.status, Status::Active | Status::PastDue)
                 && !held.subscription.at_period_end;
-            live.then_some((
-                Target {
-                    generation: held.subscription.generation,
-                    ..target
-                },
-                held,
-            ))
+            live.then_some((Target { generation: held.subscription.generation, ..target }, held))
         })
     }
 
     fn empty_slot(&self, customer: u32) -> Option<u8> {
-        self.customers[customer as usize]
-            .slots
-            .iter()
-            .position(Option::is_none)
-            .map(|at| at as u8)
+        self.customers[customer as usize].slots.iter().position(Option::is_none).map(|at| at as u8)
     }
 
     /// The customer buys more: MRR surely grows.
@@ -150,21 +119,12 @@ impl World<'_> {
             if roll < 0.5
                 && let Some((plan, quantity)) = self.upgrade(first.plan)
             {
-                *new.item_mut(0) = Item {
-                    plan,
-                    quantity,
-                    ..first
-                };
+                *new.item_mut(0) = Item { plan, quantity, ..first };
             } else if roll < 0.75
                 && let Some(plan) = add_on(&old)
             {
                 let id = self.ids.short("si_");
-                new.add(Item {
-                    id,
-                    plan,
-                    quantity: 1,
-                    created: now,
-                });
+                new.add(Item { id, plan, quantity: 1, created: now });
             } else if let Some(slot) = self.empty_slot(customer).filter(|_| first.plan != Plan::Free) {
                 return self.subscribe_second(customer, slot, now);
             }
@@ -194,16 +154,9 @@ impl World<'_> {
             return Ok(());
         }
         for line in &lines {
-            self.tell(
-                customer,
-                "invoiceitem.created",
-                now,
-                By::Merchant,
-                false,
-                &|out, frame, customer, _| {
-                    shapes::proration(out, frame, customer.id, &new, line, now);
-                },
-            )?;
+            self.tell(customer, "invoiceitem.created", now, By::Merchant, false, &|out, frame, customer, _| {
+                shapes::proration(out, frame, customer.id, &new, line, now);
+            })?;
         }
         if let Some(slot) = self.customer(target).slots[usize::from(target.slot)].as_mut() {
             slot.prorations = Some(lines);
@@ -249,22 +202,13 @@ impl World<'_> {
         let Some((target, held)) = self.live(customer) else {
             return Ok(());
         };
-        let second = Target {
-            customer,
-            slot: 1,
-            generation: 0,
-        };
+        let second = Target { customer, slot: 1, generation: 0 };
         let roll: f64 = self.rng.random();
         if roll < 0.4
-            && let Some(other) = self
-                .slot(second)
-                .filter(|other| target.slot == 0 && other.subscription.counts())
+            && let Some(other) = self.slot(second).filter(|other| target.slot == 0 && other.subscription.counts())
         {
             self.customer(target).contracted = now;
-            let second = Target {
-                generation: other.subscription.generation,
-                ..second
-            };
+            let second = Target { generation: other.subscription.generation, ..second };
             return self.cancel(second, other, true, now);
         }
         let old = held.subscription;
@@ -318,21 +262,14 @@ impl World<'_> {
     pub(super) fn leave(&mut self, customer: u32, now: i64) -> io::Result<()> {
         let at_once = self.chance(LEAVES_AT_ONCE);
         for slot in 0..SUBSCRIPTIONS as u8 {
-            let target = Target {
-                customer,
-                slot,
-                generation: 0,
-            };
+            let target = Target { customer, slot, generation: 0 };
             let Some(held) = self.slot(target) else { continue };
             let of = held.subscription;
             if of.at_period_end || !matches!(of.status, Status::Active | Status::PastDue | Status::Trialing) {
                 continue;
             }
             let weekly = of.price(&self.catalog, 0).interval == Interval::Week;
-            let target = Target {
-                generation: of.generation,
-                ..target
-            };
+            let target = Target { generation: of.generation, ..target };
             self.cancel(target, held, at_once || weekly || of.status == Status::PastDue, now)?;
         }
         Ok(())
@@ -371,13 +308,7 @@ impl World<'_> {
         subscription.by_date = false;
         subscription.canceled_at = None;
         (subscription.reason, subscription.feedback, subscription.comment) = (None, None, None);
-        self.commit(
-            target,
-            &subscription,
-            "customer.subscription.updated",
-            now,
-            By::Merchant,
-        )
+        self.commit(target, &subscription, "customer.subscription.updated", now, By::Merchant)
     }
 
     /// A subscription is over; its customer may come back.
@@ -408,13 +339,7 @@ impl World<'_> {
             return Ok(());
         }
         subscription.discount = Some(self.apply(KEEP_COUPON, now));
-        self.commit(
-            target,
-            &subscription,
-            "customer.subscription.updated",
-            now,
-            By::Merchant,
-        )?;
+        self.commit(target, &subscription, "customer.subscription.updated", now, By::Merchant)?;
         self.tell_discount(target, &subscription, "customer.discount.created", now)
     }
 
@@ -432,10 +357,7 @@ impl World<'_> {
     }
 
     pub(super) fn pause_collection(&mut self, target: Target, now: i64) -> io::Result<()> {
-        let Some(Slot {
-            mut subscription, open, ..
-        }) = self.slot(target)
-        else {
+        let Some(Slot { mut subscription, open, .. }) = self.slot(target) else {
             return Ok(());
         };
         if subscription.status != Status::Active || open.is_some() {
@@ -443,13 +365,7 @@ impl World<'_> {
         }
         let until = now + self.rng.random_range(20..60) * DAY;
         subscription.collection_paused_until = Some(until);
-        self.commit(
-            target,
-            &subscription,
-            "customer.subscription.updated",
-            now,
-            By::Merchant,
-        )?;
+        self.commit(target, &subscription, "customer.subscription.updated", now, By::Merchant)?;
         self.plan(until, Act::ResumeCollection, target);
         Ok(())
     }
@@ -466,16 +382,9 @@ impl World<'_> {
 
     /// The merchant deletes a customer who has left.
     pub(super) fn delete(&mut self, customer: u32, now: i64) -> io::Result<()> {
-        self.tell(
-            customer,
-            "customer.deleted",
-            now,
-            By::Merchant,
-            false,
-            &|out, _, customer, _| {
-                shapes::deleted_customer(out, customer.id);
-            },
-        )
+        self.tell(customer, "customer.deleted", now, By::Merchant, false, &|out, _, customer, _| {
+            shapes::deleted_customer(out, customer.id);
+        })
     }
 
     /// A customer moves, or mail goes to another address.
@@ -484,11 +393,7 @@ impl World<'_> {
         if deleted {
             return Ok(());
         }
-        let person = if self.chance(0.5) {
-            person.moved(&mut self.rng)
-        } else {
-            person.renamed()
-        };
+        let person = if self.chance(0.5) { person.moved(&mut self.rng) } else { person.renamed() };
         self.update_customer(customer, now, By::Merchant, |customer| customer.person = person)
     }
 }

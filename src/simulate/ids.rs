@@ -33,15 +33,8 @@ pub(super) struct Ids {
 
 impl Ids {
     pub(super) fn new(seed: u64) -> Self {
-        let pairs = (0..PAIRS)
-            .map(|pair| [ALPHABET[(pair / 62) as usize], ALPHABET[(pair % 62) as usize]])
-            .collect();
-        let mut ids = Self {
-            pairs,
-            next: 0,
-            salt: scatter(seed),
-            account: *b"B7WZ01zgkW",
-        };
+        let pairs = (0..PAIRS).map(|pair| [ALPHABET[(pair / 62) as usize], ALPHABET[(pair % 62) as usize]]).collect();
+        let mut ids = Self { pairs, next: 0, salt: scatter(seed), account: *b"B7WZ01zgkW" };
         let mut letters = [0_u8; 14];
         ids.letters(&mut letters);
         ids.account.copy_from_slice(&letters[..10]);
@@ -59,14 +52,7 @@ impl Ids {
         self.letters(&mut letters);
         let mut id = begin(prefix);
         let account = self.account;
-        extend(
-            &mut id,
-            if matches!(prefix, "ch_" | "pi_" | "re_" | "txn_") {
-                b"3"
-            } else {
-                b"1"
-            },
-        );
+        extend(&mut id, if matches!(prefix, "ch_" | "pi_" | "re_" | "txn_") { b"3" } else { b"1" });
         extend(&mut id, &letters[..5]);
         extend(&mut id, &account);
         extend(&mut id, &letters[6..]);
@@ -101,10 +87,7 @@ impl Ids {
 }
 
 fn begin(prefix: &str) -> Id {
-    let mut id = Id {
-        bytes: [0; CAPACITY],
-        len: 0,
-    };
+    let mut id = Id { bytes: [0; CAPACITY], len: 0 };
     extend(&mut id, prefix.as_bytes());
     id
 }
@@ -136,14 +119,8 @@ mod tests {
         assert!(made.iter().all(|id| id.as_str().len() == 28));
         let distinct: HashSet<&str> = made.iter().map(Id::as_str).collect();
         assert_eq!(distinct.len(), made.len());
-        let ascending = made
-            .windows(2)
-            .filter(|pair| pair[0].as_str() < pair[1].as_str())
-            .count();
-        assert!(
-            (90_000..110_000).contains(&ascending),
-            "{ascending} of 200,000 neighbours ascend"
-        );
+        let ascending = made.windows(2).filter(|pair| pair[0].as_str() < pair[1].as_str()).count();
+        assert!((90_000..110_000).contains(&ascending), "{ascending} of 200,000 neighbours ascend");
         assert_eq!(ids.short("cus_").as_str().len(), 18);
     }
 }

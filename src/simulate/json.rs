@@ -110,18 +110,10 @@ pub(super) fn undo(old: &[u8], new: &[u8], out: &mut Vec<u8>) {
         let value = key_end + 1;
         let end = value_end(old, value);
         let shift = right + (value - left);
-        debug_assert_eq!(
-            &old[left..value],
-            &new[right..shift],
-            "the two objects have different keys"
-        );
+        debug_assert_eq!(&old[left..value], &new[right..shift], "the two objects have different keys");
         let same = new.get(shift..shift + (end - value)) == Some(&old[value..end])
             && matches!(new.get(shift + (end - value)), Some(b',' | b'}'));
-        let new_end = if same {
-            shift + (end - value)
-        } else {
-            value_end(new, shift)
-        };
+        let new_end = if same { shift + (end - value) } else { value_end(new, shift) };
         if !same {
             if !first {
                 out.push(b',');

@@ -67,11 +67,7 @@ pub struct UnknownApiVersion(String);
 
 impl fmt::Display for UnknownApiVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "cannot simulate API version `{}`: use `2025-03-31.basil` or `2024-06-20`",
-            self.0
-        )
+        write!(f, "cannot simulate API version `{}`: use `2025-03-31.basil` or `2024-06-20`", self.0)
     }
 }
 
@@ -140,22 +136,15 @@ impl Options {
     fn check(&self) -> io::Result<NaiveDate> {
         let wrong = |what: String| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         if !(1..=MAX_CUSTOMERS).contains(&self.customers) {
-            return wrong(format!(
-                "customers must be from 1 to {MAX_CUSTOMERS}, not {}",
-                self.customers
-            ));
+            return wrong(format!("customers must be from 1 to {MAX_CUSTOMERS}, not {}", self.customers));
         }
         if !(1..=MAX_MONTHS).contains(&self.months) {
             return wrong(format!("months must be from 1 to {MAX_MONTHS}, not {}", self.months));
         }
         if !(0.0..=1.0).contains(&self.disorder) {
-            return wrong(format!(
-                "disorder is a share: it must be from 0 to 1, not {}",
-                self.disorder
-            ));
+            return wrong(format!("disorder is a share: it must be from 0 to 1, not {}", self.disorder));
         }
-        self.end()
-            .map_or_else(|| wrong(format!("{} is too late a start", self.start)), Ok)
+        self.end().map_or_else(|| wrong(format!("{} is too late a start", self.start)), Ok)
     }
 }
 

@@ -54,9 +54,7 @@ impl<'a> Outbox<'a> {
         seed: u64,
         sink: &'a mut Sink<'a>,
     ) -> Self {
-        let account = account.map_or_else(String::new, |id| {
-            format!(r#""account":{},"#, serde_json::Value::from(id))
-        });
+        let account = account.map_or_else(String::new, |id| format!(r#""account":{},"#, serde_json::Value::from(id)));
         Self {
             version,
             account,

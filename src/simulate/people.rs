@@ -154,19 +154,12 @@ impl Person {
 
     /// The same person at another address.
     pub(super) fn moved(self, rng: &mut StdRng) -> Self {
-        Self {
-            street: (self.street + 1) % STREETS.len() as u8,
-            house: rng.random_range(1..900),
-            ..self
-        }
+        Self { street: (self.street + 1) % STREETS.len() as u8, house: rng.random_range(1..900), ..self }
     }
 
     /// The same person with another mailbox.
     pub(super) fn renamed(self) -> Self {
-        Self {
-            mailbox: (self.mailbox + 1) % MAILBOX.len() as u8,
-            ..self
-        }
+        Self { mailbox: (self.mailbox + 1) % MAILBOX.len() as u8, ..self }
     }
 
     pub(super) fn country(self) -> &'static str {

@@ -58,29 +58,15 @@ impl Truth {
         for (day, currency, micros) in &self.mrr_daily {
             let sign = if *micros < 0 { "-" } else { "" };
             let size = micros.unsigned_abs();
-            writeln!(
-                out,
-                "{day},{currency},{sign}{}.{:06}",
-                size / 1_000_000,
-                size % 1_000_000
-            )?;
+            writeln!(out, "{day},{currency},{sign}{}.{:06}", size / 1_000_000, size % 1_000_000)?;
         }
         out.flush()?;
         let mut out = BufWriter::new(File::create(folder.join("hazard_monthly.csv"))?);
         writeln!(out, "customer_id,month,voluntary,involuntary,expansion")?;
         for row in &self.hazards {
             let month = row.month.format("%Y-%m");
-            let Hazard {
-                customer_id,
-                voluntary,
-                involuntary,
-                expansion,
-                ..
-            } = row;
-            writeln!(
-                out,
-                "{customer_id},{month},{voluntary:.9},{involuntary:.9},{expansion:.9}"
-            )?;
+            let Hazard { customer_id, voluntary, involuntary, expansion, .. } = row;
+            writeln!(out, "{customer_id},{month},{voluntary:.9},{involuntary:.9},{expansion:.9}")?;
         }
         out.flush()
     }
@@ -96,12 +82,7 @@ pub(super) struct Books {
 
 impl Books {
     pub(super) fn new() -> Self {
-        Self {
-            day: None,
-            totals: [0; CURRENCIES.len()],
-            started: [false; CURRENCIES.len()],
-            closings: Vec::new(),
-        }
+        Self { day: None, totals: [0; CURRENCIES.len()], started: [false; CURRENCIES.len()], closings: Vec::new() }
     }
 
     /// An event was made at `at`: all earlier days are closed.

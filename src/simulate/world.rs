@@ -83,11 +83,7 @@ pub(super) struct World<'a> {
 impl<'a> World<'a> {
     pub(super) fn new(options: &'a Options, end: NaiveDate, sink: &'a mut Sink<'a>) -> Self {
         let mut ids = Ids::new(options.seed);
-        let account = options
-            .account
-            .clone()
-            .filter(|id| plain(id))
-            .unwrap_or_else(|| ids.account());
+        let account = options.account.clone().filter(|id| plain(id)).unwrap_or_else(|| ids.account());
         let catalog = Catalog::new(options.api_version, midnight(options.start), &mut ids);
         Self {
             options,
@@ -99,13 +95,7 @@ impl<'a> World<'a> {
             hazards: Vec::new(),
             claims: Vec::new(),
             account,
-            outbox: Outbox::new(
-                options.api_version,
-                options.account.as_deref(),
-                options.disorder,
-                options.seed,
-                sink,
-            ),
+            outbox: Outbox::new(options.api_version, options.account.as_deref(), options.disorder, options.seed, sink),
             queue: BinaryHeap::new(),
             planned: 0,
             generations: 0,
@@ -118,11 +108,7 @@ impl<'a> World<'a> {
         let start = midnight(self.options.start);
         self.open_shop(start)?;
         self.plan_sign_ups(start);
-        let mut month = self
-            .options
-            .start
-            .with_day(1)
-            .and_then(|first| first.checked_add_months(Months::new(1)));
+        let mut month = self.options.start.with_day(1).and_then(|first| first.checked_add_months(Months::new(1)));
         while let Some(&Reverse((at, _, act, target))) = self.queue.peek()
             && at < self.end
         {
@@ -138,11 +124,7 @@ impl<'a> World<'a> {
             self.play(act, target, at)?;
         }
         let events = self.outbox.finish()?;
-        Ok(Truth {
-            mrr_daily: self.books.finish(),
-            hazards: self.hazards,
-            events,
-        })
+        Ok(Truth { mrr_daily: self.books.finish(), hazards: self.hazards, events })
     }
 
     /// Products, prices and coupons come into being.
@@ -199,15 +181,7 @@ impl<'a> World<'a> {
         for customer in 0..self.options.customers {
             let within = if customer % 5 == 0 { first } else { span };
             let at = start + 3 + self.rng.random_range(0..within - 3);
-            self.plan(
-                at,
-                Act::SignUp,
-                Target {
-                    customer,
-                    slot: 0,
-                    generation: 0,
-                },
-            );
+            self.plan(at, Act::SignUp, Target { customer, slot: 0, generation: 0 });
         }
     }
 
@@ -272,9 +246,7 @@ impl<'a> World<'a> {
 
     /// A copy of what a slot holds. Only called for slots known to be taken.
     pub(super) fn slot(&self, target: Target) -> Option<Slot> {
-        self.customers[target.customer as usize].slots[usize::from(target.slot)]
-            .as_deref()
-            .copied()
+        self.customers[target.customer as usize].slots[usize::from(target.slot)].as_deref().copied()
     }
 
     pub(super) fn set_open(&mut self, target: Target, open: Option<Invoice>) {
@@ -295,21 +267,12 @@ impl<'a> World<'a> {
     ) -> io::Result<()> {
         let customer = &mut self.customers[target.customer as usize];
         let place = &mut customer.slots[usize::from(target.slot)];
-        let old = place
-            .as_ref()
-            .map(|slot| slot.subscription)
-            .filter(|old| old.generation == new.generation);
+        let old = place.as_ref().map(|slot| slot.subscription).filter(|old| old.generation == new.generation);
         let delta = new.counted(&self.catalog) - old.map_or(0, |old| old.counted(&self.catalog));
         match (kind, place) {
             ("customer.subscription.deleted", place) => *place = None,
             (_, Some(slot)) if old.is_some() => slot.subscription = *new,
-            (_, place) => {
-                *place = Some(Box::new(Slot {
-                    subscription: *new,
-                    open: None,
-                    prorations: None,
-                }))
-            }
+            (_, place) => *place = Some(Box::new(Slot { subscription: *new, open: None, prorations: None })),
         }
         self.books.reach(now);
         self.books.change(customer.currency, delta);
@@ -331,11 +294,7 @@ impl<'a> World<'a> {
         now: i64,
         by: By,
     ) -> io::Result<()> {
-        let frame = Frame {
-            version: self.options.api_version,
-            catalog: &self.catalog,
-            account: &self.account,
-        };
+        let frame = Frame { version: self.options.api_version, catalog: &self.catalog, account: &self.account };
         let customer = &self.customers[customer as usize];
         let (id, card) = (customer.id, Some(customer.card.id));
         let after = |out: &mut Vec<u8>| shapes::subscription(out, &frame, id, card, new);
@@ -361,12 +320,9 @@ impl<'a> World<'a> {
         let old = new.clone();
         change(new);
         self.books.reach(now);
-        let (after, before) = (
-            |out: &mut Vec<u8>| shapes::customer(out, new),
-            |out: &mut Vec<u8>| shapes::customer(out, &old),
-        );
-        self.outbox
-            .event(&mut self.ids, "customer.updated", now, by, &after, Some(&before))
+        let (after, before) =
+            (|out: &mut Vec<u8>| shapes::customer(out, new), |out: &mut Vec<u8>| shapes::customer(out, &old));
+        self.outbox.event(&mut self.ids, "customer.updated", now, by, &after, Some(&before))
     }
 
     /// Tells of an invoice; with `old`, of what changed.
@@ -378,16 +334,9 @@ impl<'a> World<'a> {
         kind: &str,
         now: i64,
     ) -> io::Result<()> {
-        self.tell(
-            customer,
-            kind,
-            now,
-            By::Stripe,
-            old.is_some(),
-            &|out, frame, customer, before| {
-                shapes::invoice(out, frame, customer, old.filter(|_| before).unwrap_or(new));
-            },
-        )
+        self.tell(customer, kind, now, By::Stripe, old.is_some(), &|out, frame, customer, before| {
+            shapes::invoice(out, frame, customer, old.filter(|_| before).unwrap_or(new));
+        })
     }
 
     /// Tells of a charge; with `old`, of what changed.
@@ -400,16 +349,9 @@ impl<'a> World<'a> {
         now: i64,
         by: By,
     ) -> io::Result<()> {
-        self.tell(
-            customer,
-            kind,
-            now,
-            by,
-            old.is_some(),
-            &|out, frame, customer, before| {
-                shapes::charge(out, frame, customer, old.filter(|_| before).unwrap_or(new));
-            },
-        )
+        self.tell(customer, kind, now, by, old.is_some(), &|out, frame, customer, before| {
+            shapes::charge(out, frame, customer, old.filter(|_| before).unwrap_or(new));
+        })
     }
 
     /// Tells of anything; where it `changed`, of what it was too.
@@ -422,11 +364,7 @@ impl<'a> World<'a> {
         changed: bool,
         write: Teller<'_>,
     ) -> io::Result<()> {
-        let frame = Frame {
-            version: self.options.api_version,
-            catalog: &self.catalog,
-            account: &self.account,
-        };
+        let frame = Frame { version: self.options.api_version, catalog: &self.catalog, account: &self.account };
         let customer = &self.customers[customer as usize];
         self.books.reach(now);
         let after = |out: &mut Vec<u8>| write(out, &frame, customer, false);

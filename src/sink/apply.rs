@@ -42,29 +42,20 @@ pub async fn recover(checkpoints: &Checkpoints, tables: &mut BTreeMap<String, De
     let manifest = checkpoints.latest();
     let newest = manifest.map_or(0, |manifest| manifest.number);
     for (name, table) in tables.iter() {
-        let diverged = |reason| Error::Diverged {
-            table: name.clone(),
-            reason,
-        };
+        let diverged = |reason| Error::Diverged { table: name.clone(), reason };
         let applied = table.applied_through();
         if applied > newest {
-            return Err(diverged(format!(
-                "it has checkpoint {applied}, but the newest manifest is {newest}"
-            )));
+            return Err(diverged(format!("it has checkpoint {applied}, but the newest manifest is {newest}")));
         }
         let Some(known) = manifest.and_then(|manifest| manifest.tables.get(name)) else {
             continue;
         };
         if known.incarnation != table.incarnation() {
-            return Err(diverged(
-                "the manifest is about an earlier table of that name".to_owned(),
-            ));
+            return Err(diverged("the manifest is about an earlier table of that name".to_owned()));
         }
         if applied < known.applied_through {
             let once = known.applied_through;
-            return Err(diverged(format!(
-                "it has checkpoint {applied}, but once had checkpoint {once}"
-            )));
+            return Err(diverged(format!("it has checkpoint {applied}, but once had checkpoint {once}")));
         }
     }
     let Some(manifest) = manifest else { return Ok(()) };
@@ -75,15 +66,10 @@ pub async fn recover(checkpoints: &Checkpoints, tables: &mut BTreeMap<String, De
 #[must_use]
 pub fn table_work(previous: Option<&Manifest>, table: &DeltaTable, new: Option<Work>) -> TableWork {
     let (incarnation, applied_through) = (table.incarnation().to_owned(), table.applied_through());
-    let mut pending = previous.map_or_else(Vec::new, |manifest| {
-        manifest.unapplied(&table.spec().name, &incarnation, applied_through)
-    });
+    let mut pending = previous
+        .map_or_else(Vec::new, |manifest| manifest.unapplied(&table.spec().name, &incarnation, applied_through));
     pending.extend(new);
-    TableWork {
-        incarnation,
-        applied_through,
-        pending,
-    }
+    TableWork { incarnation, applied_through, pending }
 }
 
 /// Changes of a keyed table as the bytes of a blob; see [`DeltaTable::upsert`] for their columns.
@@ -105,10 +91,7 @@ async fn apply_one(checkpoints: &Checkpoints, manifest: &Manifest, table: &mut D
     if pending.is_empty() {
         return Ok(());
     }
-    let bug = |reason: String| Error::Bug {
-        table: name.clone(),
-        reason,
-    };
+    let bug = |reason: String| Error::Bug { table: name.clone(), reason };
     if table.spec().key.is_empty() {
         if pending.iter().any(|work| work.changes.is_some()) {
             return Err(bug("it is appended, but the manifest has changes by key".to_owned()));

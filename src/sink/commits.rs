@@ -22,20 +22,11 @@ pub const NAME: &str = "commits";
 pub fn spec() -> TableSpec {
     let schema = Schema::new(vec![
         Field::new("number", DataType::Int64, false),
-        Field::new(
-            "committed_at",
-            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            false,
-        ),
+        Field::new("committed_at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
         Field::new("tables", DataType::Utf8, false),
         Field::new("offsets", DataType::Utf8, false),
     ]);
-    TableSpec {
-        name: NAME.to_owned(),
-        schema: Arc::new(schema),
-        key: Vec::new(),
-        partition_by: Vec::new(),
-    }
+    TableSpec { name: NAME.to_owned(), schema: Arc::new(schema), key: Vec::new(), partition_by: Vec::new() }
 }
 
 /// Opens or creates the table under `root`.
@@ -57,26 +48,14 @@ pub async fn publish(
 ) -> Result<(), Error> {
     let published = commits.applied_through();
     if published > manifest.number {
-        let reason = format!(
-            "it has checkpoint {published}, but the newest manifest is {}",
-            manifest.number
-        );
-        return Err(Error::Diverged {
-            table: NAME.to_owned(),
-            reason,
-        });
+        let reason = format!("it has checkpoint {published}, but the newest manifest is {}", manifest.number);
+        return Err(Error::Diverged { table: NAME.to_owned(), reason });
     }
     if published == manifest.number {
         return Ok(());
     }
-    let bug = |reason: String| Error::Bug {
-        table: NAME.to_owned(),
-        reason,
-    };
-    let versions: BTreeMap<&str, u64> = tables
-        .iter()
-        .map(|(name, table)| (name.as_str(), table.version()))
-        .collect();
+    let bug = |reason: String| Error::Bug { table: NAME.to_owned(), reason };
+    let versions: BTreeMap<&str, u64> = tables.iter().map(|(name, table)| (name.as_str(), table.version())).collect();
     let versions = serde_json::to_string(&versions).map_err(|error| bug(error.to_string()))?;
     let offsets = serde_json::to_string(&manifest.offsets).map_err(|error| bug(error.to_string()))?;
     let number = i64::try_from(manifest.number).map_err(|error| bug(error.to_string()))?;

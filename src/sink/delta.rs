@@ -72,14 +72,7 @@ impl DeltaTable {
         let incarnation = table.snapshot().map_err(failed)?.metadata().id().to_owned();
         let transaction = format!("tributary/{}/{incarnation}", spec.name);
         let provider = layout::provider(&table).map_err(failed)?;
-        let mut table = Self {
-            spec,
-            table,
-            incarnation,
-            transaction,
-            applied: 0,
-            provider,
-        };
+        let mut table = Self { spec, table, incarnation, transaction, applied: 0, provider };
         table.adopt().await?;
         Ok(table)
     }
@@ -111,10 +104,7 @@ impl DeltaTable {
     /// The number of data files of the current snapshot.
     #[must_use]
     pub fn files(&self) -> usize {
-        self.table
-            .state
-            .as_ref()
-            .map_or(0, |state| state.log_data().num_files())
+        self.table.state.as_ref().map_or(0, |state| state.log_data().num_files())
     }
 
     /// The current snapshot for reading. Later commits do not change it.
@@ -128,10 +118,7 @@ impl DeltaTable {
     /// # Errors
     /// [`Error::Bug`] when the batches do not have the table's columns.
     pub async fn stage(&self, batches: &[RecordBatch]) -> Result<Vec<StagedFile>, Error> {
-        let batches = batches
-            .iter()
-            .map(|batch| self.conform(batch))
-            .collect::<Result<Vec<_>, _>>()?;
+        let batches = batches.iter().map(|batch| self.conform(batch)).collect::<Result<Vec<_>, _>>()?;
         let target_bytes = self.target_file_bytes();
         let mut writer = layout::writer(&self.table, target_bytes).map_err(|source| self.storage(source))?;
         let adds = rewrite::blocking(async move {
@@ -156,11 +143,7 @@ impl DeltaTable {
         self.check_staged(files).await?;
         let adds: Vec<_> = files.iter().map(|file| Action::Add(added(file))).collect();
         for _ in 0..MAX_ATTEMPTS {
-            let operation = DeltaOperation::Write {
-                mode: SaveMode::Append,
-                partition_by: None,
-                predicate: None,
-            };
+            let operation = DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None };
             if self.commit(adds.clone(), Some(number), operation).await? {
                 return Ok(true);
             }
@@ -188,10 +171,7 @@ impl DeltaTable {
         let changes = Arc::new(changes);
         for _ in 0..MAX_ATTEMPTS {
             let rewrite = self.rewrite().map_err(|source| self.storage(source))?;
-            let actions = rewrite
-                .upsert(Arc::clone(&changes))
-                .await
-                .map_err(|source| self.storage(source))?;
+            let actions = rewrite.upsert(Arc::clone(&changes)).await.map_err(|source| self.storage(source))?;
             let operation = DeltaOperation::Merge {
                 predicate: None,
                 merge_predicate: Some(format!("key ({})", self.spec.key.join(", "))),
@@ -223,24 +203,12 @@ impl DeltaTable {
             let merged = actions.len() - into;
             let target_size = i64::try_from(self.target_file_bytes()).unwrap_or(i64::MAX);
             // When somebody else was quicker, the next maintenance will do it.
-            if self
-                .commit(
-                    actions,
-                    None,
-                    DeltaOperation::Optimize {
-                        predicate: None,
-                        target_size,
-                    },
-                )
-                .await?
-            {
+            if self.commit(actions, None, DeltaOperation::Optimize { predicate: None, target_size }).await? {
                 (done.merged, done.into) = (merged, into);
             }
         }
         done.deleted = self.delete_unused(spare).await?;
-        done.log_entries_deleted = cleanup_metadata(&self.table, None)
-            .await
-            .map_err(|source| self.storage(source))?;
+        done.log_entries_deleted = cleanup_metadata(&self.table, None).await.map_err(|source| self.storage(source))?;
         if done.log_entries_deleted > 0 {
             // The snapshot in memory still lists the entries that are gone.
             self.table.state = None;
@@ -254,10 +222,7 @@ impl DeltaTable {
     /// # Errors
     /// [`Error::Storage`], also when the table's transaction cannot be read: that never counts as "none".
     pub async fn refresh(&mut self) -> Result<(), Error> {
-        self.table
-            .update_state()
-            .await
-            .map_err(|source| storage(&self.spec.name, source))?;
+        self.table.update_state().await.map_err(|source| storage(&self.spec.name, source))?;
         self.adopt().await
     }
 
@@ -267,10 +232,7 @@ impl DeltaTable {
         layout::check(state, &self.spec)?;
         if state.metadata().id() != self.incarnation {
             let reason = "it was replaced by another table".to_owned();
-            return Err(Error::Mismatch {
-                table: self.spec.name.clone(),
-                reason,
-            });
+            return Err(Error::Mismatch { table: self.spec.name.clone(), reason });
         }
         let log_store = self.table.log_store();
         let version = state.transaction_version(log_store.as_ref(), &self.transaction).await;
@@ -288,9 +250,7 @@ impl DeltaTable {
         number: Option<u64>,
         operation: DeltaOperation,
     ) -> Result<bool, Error> {
-        let mut properties = CommitProperties::default()
-            .with_max_retries(0)
-            .with_cleanup_expired_logs(Some(false));
+        let mut properties = CommitProperties::default().with_max_retries(0).with_cleanup_expired_logs(Some(false));
         if let Some(number) = number {
             let version = i64::try_from(number).map_err(|_| self.bug(format!("checkpoint {number}")))?;
             properties = properties.with_application_transaction(Transaction::new(&self.transaction, version));
@@ -319,10 +279,7 @@ impl DeltaTable {
 
     async fn check_staged(&self, files: &[StagedFile]) -> Result<(), Error> {
         let store = self.table.object_store();
-        let diverged = |reason| Error::Diverged {
-            table: self.spec.name.clone(),
-            reason,
-        };
+        let diverged = |reason| Error::Diverged { table: self.spec.name.clone(), reason };
         futures::stream::iter(files)
             .map(|file| {
                 let store = Arc::clone(&store);
@@ -345,18 +302,9 @@ impl DeltaTable {
 
     /// Deletes files that no snapshot of the retention time refers to, and that are older than it.
     async fn delete_unused(&self, spare: &BTreeSet<String>) -> Result<usize, Error> {
-        let plan = self
-            .table
-            .clone()
-            .vacuum()
-            .with_mode(VacuumMode::Full)
-            .with_dry_run(true);
+        let plan = self.table.clone().vacuum().with_mode(VacuumMode::Full).with_dry_run(true);
         let (_, plan) = plan.await.map_err(|source| self.storage(source))?;
-        let unused: Vec<_> = plan
-            .files_deleted
-            .into_iter()
-            .filter(|path| !spare.contains(path))
-            .collect();
+        let unused: Vec<_> = plan.files_deleted.into_iter().filter(|path| !spare.contains(path)).collect();
         let deleted = unused.len();
         let store = self.table.object_store();
         futures::stream::iter(unused)
@@ -388,11 +336,7 @@ impl DeltaTable {
     }
 
     fn target_file_bytes(&self) -> u64 {
-        if self.spec.key.is_empty() {
-            rewrite::APPENDED_FILE_BYTES
-        } else {
-            rewrite::KEYED_FILE_BYTES
-        }
+        if self.spec.key.is_empty() { rewrite::APPENDED_FILE_BYTES } else { rewrite::KEYED_FILE_BYTES }
     }
 
     fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch, Error> {
@@ -418,17 +362,11 @@ impl DeltaTable {
     }
 
     fn bug(&self, reason: String) -> Error {
-        Error::Bug {
-            table: self.spec.name.clone(),
-            reason,
-        }
+        Error::Bug { table: self.spec.name.clone(), reason }
     }
 
     fn contended(&self) -> Error {
-        Error::Contended {
-            table: self.spec.name.clone(),
-            attempts: MAX_ATTEMPTS,
-        }
+        Error::Contended { table: self.spec.name.clone(), attempts: MAX_ATTEMPTS }
     }
 }
 
@@ -443,9 +381,7 @@ pub async fn read(root: &Path, name: &str) -> Result<Option<Arc<dyn TableProvide
     }
     let mut table = layout::locate(root, name)?;
     table.load().await.map_err(|source| storage(name, source))?;
-    layout::provider(&table)
-        .map(Some)
-        .map_err(|source| storage(name, source))
+    layout::provider(&table).map(Some).map_err(|source| storage(name, source))
 }
 
 #[derive(serde::Deserialize)]

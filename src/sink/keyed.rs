@@ -12,16 +12,12 @@ use datafusion::common::HashMap;
 
 use super::TableSpec;
 
-/// The column of a change that says what happens to the row of its key: 1 puts it, -1 deletes it.
-pub const OP: &str = "__op";
+pub use crate::tables::OP_COLUMN as OP;
 
 /// The columns of a table's changes: the table's own, which may be NULL in a delete, and [`OP`].
 #[must_use]
 pub fn change_schema(table: &SchemaRef) -> SchemaRef {
-    let columns = table
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone().with_nullable(true));
+    let columns = table.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
     let op = Field::new(OP, DataType::Int8, false);
     Arc::new(Schema::new(columns.chain([op]).collect::<Vec<_>>()))
 }
@@ -43,9 +39,7 @@ impl Changes {
     /// Takes the last row of each key. The error says what is wrong with the batches.
     pub(super) fn consolidate(spec: &TableSpec, batches: &[RecordBatch]) -> Result<Self, String> {
         let schema = change_schema(&spec.schema);
-        let batches = batches
-            .iter()
-            .map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()));
+        let batches = batches.iter().map(|batch| RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec()));
         let batches = batches.collect::<Result<Vec<_>, _>>().map_err(wrong)?;
         let all = concat_batches(&schema, &batches).map_err(wrong)?;
         if spec.key.is_empty() {
@@ -55,10 +49,7 @@ impl Changes {
         if let Some(at) = keys.iter().position(|column| column.null_count() > 0) {
             return Err(format!("key column {} is NULL", spec.key[at]));
         }
-        let fields = keys
-            .iter()
-            .map(|column| SortField::new(column.data_type().clone()))
-            .collect();
+        let fields = keys.iter().map(|column| SortField::new(column.data_type().clone())).collect();
         let converter = RowConverter::new(fields).map_err(wrong)?;
         let rows = converter.convert_columns(&keys).map_err(wrong)?;
         let mut touched: HashMap<Box<[u8]>, u32> = HashMap::with_capacity(all.num_rows());
@@ -72,29 +63,13 @@ impl Changes {
         }
         let mut last: Vec<(&[u8], u32)> = touched.iter().map(|(key, at)| (key.as_ref(), *at)).collect();
         last.sort_unstable();
-        let puts: UInt32Array = last
-            .iter()
-            .map(|(_, at)| *at)
-            .filter(|at| op.value(*at as usize) == 1)
-            .collect();
+        let puts: UInt32Array = last.iter().map(|(_, at)| *at).filter(|at| op.value(*at as usize) == 1).collect();
         let puts = take_record_batch(&all, &puts).map_err(wrong)?;
-        let puts = RecordBatch::try_new(
-            Arc::clone(&spec.schema),
-            puts.columns()[..spec.schema.fields().len()].to_vec(),
-        );
+        let puts =
+            RecordBatch::try_new(Arc::clone(&spec.schema), puts.columns()[..spec.schema.fields().len()].to_vec());
         let of_key = spec.partition_by.iter().all(|column| spec.key.contains(column));
-        let partitions = if of_key {
-            Some(columns(&all, &spec.partition_by)?)
-        } else {
-            None
-        };
-        Ok(Self {
-            puts: puts.map_err(wrong)?,
-            touched,
-            converter,
-            key: spec.key.clone(),
-            partitions,
-        })
+        let partitions = if of_key { Some(columns(&all, &spec.partition_by)?) } else { None };
+        Ok(Self { puts: puts.map_err(wrong)?, touched, converter, key: spec.key.clone(), partitions })
     }
 
     /// The key's columns.
@@ -105,10 +80,7 @@ impl Changes {
     /// Which of the rows, given by their key columns, no change touches. `None`: all of them.
     pub(super) fn untouched(&self, keys: &[ArrayRef]) -> Result<Option<BooleanArray>, arrow::error::ArrowError> {
         let rows = self.converter.convert_columns(keys)?;
-        let untouched: BooleanArray = rows
-            .iter()
-            .map(|row| Some(!self.touched.contains_key(row.as_ref())))
-            .collect();
+        let untouched: BooleanArray = rows.iter().map(|row| Some(!self.touched.contains_key(row.as_ref()))).collect();
         Ok((untouched.false_count() > 0).then_some(untouched))
     }
 
@@ -119,12 +91,8 @@ impl Changes {
 }
 
 fn columns(batch: &RecordBatch, names: &[String]) -> Result<Vec<ArrayRef>, String> {
-    let column = |name: &String| {
-        batch
-            .column_by_name(name)
-            .cloned()
-            .ok_or_else(|| format!("there is no column {name}"))
-    };
+    let column =
+        |name: &String| batch.column_by_name(name).cloned().ok_or_else(|| format!("there is no column {name}"));
     names.iter().map(column).collect()
 }
 

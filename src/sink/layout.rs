@@ -67,46 +67,26 @@ pub(super) async fn open_or_create(root: &Path, spec: &TableSpec) -> Result<delt
 
 /// Whether a snapshot is one that this program can go on from.
 pub(super) fn check(state: &DeltaTableState, spec: &TableSpec) -> Result<(), Error> {
-    let mismatch = |reason: String| Error::Mismatch {
-        table: spec.name.clone(),
-        reason,
-    };
+    let mismatch = |reason: String| Error::Mismatch { table: spec.name.clone(), reason };
     let configuration = state.metadata().configuration();
     if configuration.contains_key(FORGETS_TRANSACTIONS) {
-        return Err(mismatch(format!(
-            "{FORGETS_TRANSACTIONS} is set, which loses track of what is applied"
-        )));
+        return Err(mismatch(format!("{FORGETS_TRANSACTIONS} is set, which loses track of what is applied")));
     }
-    if let Some(feature) = FOREIGN_FEATURES
-        .iter()
-        .find(|feature| configuration.contains_key(**feature))
-    {
+    if let Some(feature) = FOREIGN_FEATURES.iter().find(|feature| configuration.contains_key(**feature)) {
         return Err(mismatch(format!("{feature} is set, which this program does not write")));
     }
-    if state
-        .log_data()
-        .iter()
-        .any(|file| file.deletion_vector_descriptor().is_some())
-    {
-        return Err(mismatch(
-            "another program deleted rows with deletion vectors".to_owned(),
-        ));
+    if state.log_data().iter().any(|file| file.deletion_vector_descriptor().is_some()) {
+        return Err(mismatch("another program deleted rows with deletion vectors".to_owned()));
     }
     if state.metadata().partition_columns() != spec.partition_by.as_slice() {
-        return Err(mismatch(format!(
-            "it is partitioned by {:?}",
-            state.metadata().partition_columns()
-        )));
+        return Err(mismatch(format!("it is partitioned by {:?}", state.metadata().partition_columns())));
     }
     difference(&state.snapshot().arrow_schema(), &spec.schema).map_or(Ok(()), |reason| Err(mismatch(reason)))
 }
 
 /// The table `<root>/<name>`, not loaded: it need not exist.
 pub(super) fn locate(root: &Path, name: &str) -> Result<deltalake::DeltaTable, Error> {
-    let invalid = |reason: String| Error::Spec {
-        table: name.to_owned(),
-        reason,
-    };
+    let invalid = |reason: String| Error::Spec { table: name.to_owned(), reason };
     let dir = std::path::absolute(root.join(name)).map_err(|error| invalid(error.to_string()))?;
     let url = Url::from_directory_path(&dir).map_err(|()| invalid(format!("{} is no directory", dir.display())))?;
     let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
@@ -119,10 +99,7 @@ pub(super) fn locate(root: &Path, name: &str) -> Result<deltalake::DeltaTable, E
 pub(super) fn provider(table: &deltalake::DeltaTable) -> Result<Arc<dyn TableProvider>, DeltaTableError> {
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
-    Ok(Arc::new(DeltaScanNext::new(
-        table.snapshot()?.snapshot().clone(),
-        config,
-    )?))
+    Ok(Arc::new(DeltaScanNext::new(table.snapshot()?.snapshot().clone(), config)?))
 }
 
 /// Writes files for the table that grow to `target_bytes`.
@@ -132,37 +109,19 @@ pub(super) fn writer(table: &deltalake::DeltaTable, target_bytes: u64) -> Result
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .build();
     let writer = RecordBatchWriter::for_table(table)?;
-    Ok(writer
-        .with_writer_properties(properties)
-        .with_target_file_size(target_bytes))
+    Ok(writer.with_writer_properties(properties).with_target_file_size(target_bytes))
 }
 
 /// Delta's own schema for the table, if it keeps every column exactly as it is.
 fn delta_schema(spec: &TableSpec) -> Result<StructType, Error> {
-    let invalid = |reason: String| Error::Spec {
-        table: spec.name.clone(),
-        reason,
-    };
-    let columns: StructType = spec
-        .schema
-        .as_ref()
-        .try_into_kernel()
-        .map_err(|error| invalid(format!("{error}")))?;
-    let kept: Schema = (&columns)
-        .try_into_arrow()
-        .map_err(|error| invalid(format!("{error}")))?;
+    let invalid = |reason: String| Error::Spec { table: spec.name.clone(), reason };
+    let columns: StructType = spec.schema.as_ref().try_into_kernel().map_err(|error| invalid(format!("{error}")))?;
+    let kept: Schema = (&columns).try_into_arrow().map_err(|error| invalid(format!("{error}")))?;
     if let Some(reason) = difference(&Arc::new(kept), &spec.schema) {
         return Err(invalid(format!("Delta keeps other types: {reason}")));
     }
-    if spec
-        .schema
-        .fields()
-        .iter()
-        .any(|field| matches!(field.data_type(), DataType::Timestamp(_, None)))
-    {
-        return Err(invalid(
-            "an instant without a zone needs a newer protocol; use UTC".to_owned(),
-        ));
+    if spec.schema.fields().iter().any(|field| matches!(field.data_type(), DataType::Timestamp(_, None))) {
+        return Err(invalid("an instant without a zone needs a newer protocol; use UTC".to_owned()));
     }
     for name in spec.key.iter().chain(&spec.partition_by) {
         if spec.schema.field_with_name(name).is_err() {
@@ -170,18 +129,13 @@ fn delta_schema(spec: &TableSpec) -> Result<StructType, Error> {
         }
     }
     for name in &spec.partition_by {
-        let kind = spec
-            .schema
-            .field_with_name(name)
-            .map(arrow::datatypes::Field::data_type);
+        let kind = spec.schema.field_with_name(name).map(arrow::datatypes::Field::data_type);
         let plain = matches!(
             kind,
             Ok(DataType::Utf8 | DataType::Date32 | DataType::Int32 | DataType::Int64 | DataType::Boolean)
         );
         if !plain {
-            return Err(invalid(format!(
-                "column {name} cannot divide a table: use text, dates, integers or booleans"
-            )));
+            return Err(invalid(format!("column {name} cannot divide a table: use text, dates, integers or booleans")));
         }
     }
     Ok(columns)
@@ -191,14 +145,7 @@ fn delta_schema(spec: &TableSpec) -> Result<StructType, Error> {
 fn difference(found: &SchemaRef, expected: &SchemaRef) -> Option<String> {
     let columns = |schema: &SchemaRef| -> BTreeMap<String, (usize, DataType, bool)> {
         let fields = schema.fields().iter().enumerate();
-        fields
-            .map(|(at, field)| {
-                (
-                    field.name().clone(),
-                    (at, field.data_type().clone(), field.is_nullable()),
-                )
-            })
-            .collect()
+        fields.map(|(at, field)| (field.name().clone(), (at, field.data_type().clone(), field.is_nullable()))).collect()
     };
     let (found, expected) = (columns(found), columns(expected));
     let describe = |column: Option<&(usize, DataType, bool)>| match column {
@@ -208,9 +155,5 @@ fn difference(found: &SchemaRef, expected: &SchemaRef) -> Option<String> {
     };
     let names: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
     let name = names.into_iter().find(|name| found.get(*name) != expected.get(*name))?;
-    Some(format!(
-        "`{name}` is {}, expected {}",
-        describe(found.get(name)),
-        describe(expected.get(name))
-    ))
+    Some(format!("`{name}` is {}, expected {}", describe(found.get(name)), describe(expected.get(name))))
 }

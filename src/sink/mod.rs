@@ -94,8 +94,5 @@ pub enum Error {
 }
 
 fn storage(table: &str, source: DeltaTableError) -> Error {
-    Error::Storage {
-        table: table.to_owned(),
-        source: Box::new(source),
-    }
+    Error::Storage { table: table.to_owned(), source: Box::new(source) }
 }

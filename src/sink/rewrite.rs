@@ -100,24 +100,14 @@ impl Rewrite {
     /// Writes the files that `changes` need; the actions replace those they make obsolete.
     pub(super) async fn upsert(self: Arc<Self>, changes: Arc<Changes>) -> Result<Vec<Action>> {
         let hit = self.hit(&changes).await?;
-        let removes: Vec<_> = hit
-            .iter()
-            .map(|(file, _)| Action::Remove(file.view.remove_action(true)))
-            .collect();
+        let removes: Vec<_> = hit.iter().map(|(file, _)| Action::Remove(file.view.remove_action(true))).collect();
         let mut bins = self.bins(hit.into_iter().map(|(file, keep)| (file, Some(keep))).collect());
         for (partition, rows) in self.by_partition(&changes.puts)? {
             let size = |bin: &Bin| bin.files.iter().map(|(file, _)| file.bytes).sum::<u64>();
-            let smallest = bins
-                .iter_mut()
-                .filter(|bin| bin.partition == partition)
-                .min_by_key(|bin| size(bin));
+            let smallest = bins.iter_mut().filter(|bin| bin.partition == partition).min_by_key(|bin| size(bin));
             match smallest {
                 Some(bin) => bin.added = Some(rows),
-                None => bins.push(Bin {
-                    partition,
-                    files: Vec::new(),
-                    added: Some(rows),
-                }),
+                None => bins.push(Bin { partition, files: Vec::new(), added: Some(rows) }),
             }
         }
         let adds = self.write(bins).await?;
@@ -130,23 +120,13 @@ impl Rewrite {
         for file in self.files.iter().filter(|file| file.bytes < self.target_bytes / 2) {
             small.entry(&file.partition).or_default().push(file);
         }
-        let merged = small
-            .into_values()
-            .filter(|files| files.len() >= MERGED_FILES_AT_LEAST)
-            .flatten();
+        let merged = small.into_values().filter(|files| files.len() >= MERGED_FILES_AT_LEAST).flatten();
         let mut bins = self.bins(merged.map(|file| (file.clone(), None)).collect());
         bins.retain(|bin| bin.files.len() > 1);
         let files = bins.iter().flat_map(|bin| &bin.files);
-        let mut actions: Vec<_> = files
-            .map(|(file, _)| Action::Remove(file.view.remove_action(false)))
-            .collect();
+        let mut actions: Vec<_> = files.map(|(file, _)| Action::Remove(file.view.remove_action(false))).collect();
         let adds = self.write(bins).await?;
-        actions.extend(adds.into_iter().map(|add| {
-            Action::Add(Add {
-                data_change: false,
-                ..add
-            })
-        }));
+        actions.extend(adds.into_iter().map(|add| Action::Add(Add { data_change: false, ..add })));
         Ok(actions)
     }
 
@@ -156,18 +136,13 @@ impl Rewrite {
             Some(columns) if !self.partition_by.is_empty() => Some(spelled(columns)?),
             _ => None,
         };
-        let possible = self
-            .files
-            .iter()
-            .filter(|file| partitions.as_ref().is_none_or(|set| set.contains(&file.partition)));
+        let possible =
+            self.files.iter().filter(|file| partitions.as_ref().is_none_or(|set| set.contains(&file.partition)));
         let searches = possible.cloned().map(|file| {
             let (this, changes) = (Arc::clone(self), Arc::clone(changes));
             blocking(async move { Ok(this.untouched(&file, &changes).await?.map(|keep| (file, keep))) })
         });
-        let found: Vec<_> = futures::stream::iter(searches)
-            .buffered(REWRITES_AT_ONCE)
-            .try_collect()
-            .await?;
+        let found: Vec<_> = futures::stream::iter(searches).buffered(REWRITES_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
     }
 
@@ -194,11 +169,7 @@ impl Rewrite {
                 }
                 _ => {
                     filled = file.bytes;
-                    bins.push(Bin {
-                        partition: file.partition.clone(),
-                        files: vec![(file, keep)],
-                        added: None,
-                    });
+                    bins.push(Bin { partition: file.partition.clone(), files: vec![(file, keep)], added: None });
                 }
             }
         }
@@ -210,10 +181,7 @@ impl Rewrite {
             let this = Arc::clone(self);
             blocking(async move { this.write_bin(bin).await })
         });
-        let written: Vec<_> = futures::stream::iter(writes)
-            .buffered(REWRITES_AT_ONCE)
-            .try_collect()
-            .await?;
+        let written: Vec<_> = futures::stream::iter(writes).buffered(REWRITES_AT_ONCE).try_collect().await?;
         Ok(written.into_iter().flatten().collect())
     }
 
@@ -224,22 +192,13 @@ impl Rewrite {
                 let mut batch = batch?;
                 if let Some(keep) = keep.as_ref().and_then(|keep| keep.get(at)?.as_ref()) {
                     if keep.len() != batch.num_rows() {
-                        return Err(DeltaTableError::generic(format!(
-                            "{} changed while it was read",
-                            file.path
-                        )));
+                        return Err(DeltaTableError::generic(format!("{} changed while it was read", file.path)));
                     }
                     batch = filter_record_batch(&batch, keep)?;
                 }
-                let columns = self
-                    .schema
-                    .fields()
-                    .iter()
-                    .map(|field| self.column(&batch, file, field.name()));
+                let columns = self.schema.fields().iter().map(|field| self.column(&batch, file, field.name()));
                 let columns = columns.collect::<Result<Vec<_>>>()?;
-                writer
-                    .write(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
-                    .await?;
+                writer.write(RecordBatch::try_new(Arc::clone(&self.schema), columns)?).await?;
             }
         }
         if let Some(rows) = bin.added {
@@ -258,9 +217,7 @@ impl Rewrite {
         let mut reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.with_batch_size(BATCH_ROWS);
         if let Some(names) = names {
             let fields = reader.schema().fields().iter().enumerate();
-            let roots = fields
-                .filter(|(_, field)| names.contains(field.name()))
-                .map(|(at, _)| at);
+            let roots = fields.filter(|(_, field)| names.contains(field.name())).map(|(at, _)| at);
             let mask = ProjectionMask::roots(reader.parquet_schema(), roots);
             reader = reader.with_projection(mask);
         }
@@ -276,11 +233,7 @@ impl Rewrite {
         let column = batch.column_by_name(name).ok_or_else(|| {
             DeltaTableError::generic(format!("{} has no column {name}: another program wrote it", file.path))
         })?;
-        Ok(if column.data_type() == field.data_type() {
-            Arc::clone(column)
-        } else {
-            cast(column, field.data_type())?
-        })
+        Ok(if column.data_type() == field.data_type() { Arc::clone(column) } else { cast(column, field.data_type())? })
     }
 
     fn by_partition(&self, rows: &RecordBatch) -> Result<Vec<(Partition, RecordBatch)>> {
@@ -291,9 +244,7 @@ impl Rewrite {
             return Ok(vec![(Partition::new(), rows.clone())]);
         }
         let columns = self.partition_by.iter().map(|name| rows.column_by_name(name).cloned());
-        let columns = columns
-            .collect::<Option<Vec<_>>>()
-            .ok_or_else(|| DeltaTableError::generic("no such column"))?;
+        let columns = columns.collect::<Option<Vec<_>>>().ok_or_else(|| DeltaTableError::generic("no such column"))?;
         let mut members: BTreeMap<Partition, Vec<u32>> = BTreeMap::new();
         let texts = texts(&columns)?;
         for (at, row) in (0_u32..).zip(0..rows.num_rows()) {

@@ -142,37 +142,22 @@ impl Checkpoints {
     }
 
     async fn claim_store(store: Arc<dyn ObjectStore>, lock: Option<File>, nonce: String) -> Result<Self, Error> {
-        let mut generation = newest_number(store.as_ref(), &Path::from("gen"))
-            .await?
-            .map_or(1, |newest| newest + 1);
+        let mut generation = newest_number(store.as_ref(), &Path::from("gen")).await?.map_or(1, |newest| newest + 1);
         let mut claims = 0;
         loop {
-            let claim = Claim {
-                generation,
-                nonce: nonce.clone(),
-            };
+            let claim = Claim { generation, nonce: nonce.clone() };
             let body = serde_json::to_vec(&claim).map_err(|error| Error::Bug(error.to_string()))?;
             if create(store.as_ref(), &generation_path(generation), body.into()).await? {
                 break;
             }
             claims += 1;
             if claims == MAX_CLAIMS {
-                return Err(Error::Superseded {
-                    own: generation - 1,
-                    newer: generation,
-                });
+                return Err(Error::Superseded { own: generation - 1, newer: generation });
             }
             generation += 1;
         }
         let kept = kept_manifests(store.as_ref()).await?;
-        let checkpoints = Self {
-            store,
-            generation,
-            nonce,
-            blobs: AtomicU64::new(0),
-            kept,
-            _lock: lock,
-        };
+        let checkpoints = Self { store, generation, nonce, blobs: AtomicU64::new(0), kept, _lock: lock };
         checkpoints.delete_orphans().await?;
         Ok(checkpoints)
     }
@@ -202,10 +187,7 @@ impl Checkpoints {
     pub async fn check_generation(&self) -> Result<(), Error> {
         let newer = self.generation + 1;
         match self.store.head(&generation_path(newer)).await {
-            Ok(_) => Err(Error::Superseded {
-                own: self.generation,
-                newer,
-            }),
+            Ok(_) => Err(Error::Superseded { own: self.generation, newer }),
             Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -222,15 +204,9 @@ impl Checkpoints {
         let sha256 = hash(bytes.clone()).await?;
         let length = bytes.len() as u64;
         if !create(self.store.as_ref(), &Path::from(path.as_str()), bytes).await? {
-            return Err(Error::Bug(format!(
-                "{path} exists already, but the generation is this engine's own"
-            )));
+            return Err(Error::Bug(format!("{path} exists already, but the generation is this engine's own")));
         }
-        Ok(BlobRef {
-            path,
-            bytes: length,
-            sha256,
-        })
+        Ok(BlobRef { path, bytes: length, sha256 })
     }
 
     /// Reads a blob back, and makes sure that it is what was stored.
@@ -238,10 +214,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Damaged`] when it is not.
     pub async fn read_blob(&self, blob: &BlobRef) -> Result<Bytes, Error> {
-        let damaged = |reason: &str| Error::Damaged {
-            name: blob.path.clone(),
-            reason: reason.to_owned(),
-        };
+        let damaged = |reason: &str| Error::Damaged { name: blob.path.clone(), reason: reason.to_owned() };
         let bytes = match self.store.get(&Path::from(blob.path.as_str())).await {
             Ok(found) => found.bytes().await?,
             Err(object_store::Error::NotFound { .. }) => return Err(damaged("it is missing")),
@@ -266,10 +239,7 @@ impl Checkpoints {
     pub async fn decide(&mut self, mut manifest: Manifest) -> Result<&Manifest, Error> {
         let number = self.next_number();
         if manifest.number != number {
-            return Err(Error::Bug(format!(
-                "manifest {} was to be decided, but {number} is next",
-                manifest.number
-            )));
+            return Err(Error::Bug(format!("manifest {} was to be decided, but {number} is next", manifest.number)));
         }
         manifest.generation = self.generation;
         manifest.nonce.clone_from(&self.nonce);
@@ -293,10 +263,7 @@ impl Checkpoints {
         while self.kept.len() > KEPT_MANIFESTS {
             let old = &self.kept[0];
             let needed: BTreeSet<&BlobRef> = self.kept.iter().skip(1).flat_map(Manifest::blobs).collect();
-            let unneeded = old
-                .blobs()
-                .filter(|blob| !needed.contains(blob))
-                .map(|blob| blob.path.clone());
+            let unneeded = old.blobs().filter(|blob| !needed.contains(blob)).map(|blob| blob.path.clone());
             // Blobs first: after a crash in between, the body still says what is left to delete.
             self.delete(unneeded.collect()).await?;
             self.store.put(&manifest_path(old.number), Bytes::new().into()).await?;
@@ -311,10 +278,7 @@ impl Checkpoints {
         let new: Vec<_> = manifest.blobs().filter(|blob| !known.contains(blob)).cloned().collect();
         futures::stream::iter(new)
             .map(|blob| async move {
-                let damaged = |reason: &str| Error::Damaged {
-                    name: blob.path.clone(),
-                    reason: reason.to_owned(),
-                };
+                let damaged = |reason: &str| Error::Damaged { name: blob.path.clone(), reason: reason.to_owned() };
                 match self.store.head(&Path::from(blob.path.as_str())).await {
                     Ok(found) if found.size == blob.bytes => Ok(()),
                     Ok(_) => Err(damaged("its size is wrong")),
@@ -329,16 +293,11 @@ impl Checkpoints {
 
     /// Deletes what earlier generations stored and no kept manifest refers to: they died before deciding.
     async fn delete_orphans(&self) -> Result<(), Error> {
-        let needed: BTreeSet<&str> = self
-            .kept
-            .iter()
-            .flat_map(Manifest::blobs)
-            .map(|blob| blob.path.as_str())
-            .collect();
+        let needed: BTreeSet<&str> =
+            self.kept.iter().flat_map(Manifest::blobs).map(|blob| blob.path.as_str()).collect();
         let found: Vec<_> = self.store.list(Some(&Path::from("blobs"))).try_collect().await?;
         let orphans = found.into_iter().map(|blob| blob.location.to_string());
-        self.delete(orphans.filter(|path| !needed.contains(path.as_str())).collect())
-            .await
+        self.delete(orphans.filter(|path| !needed.contains(path.as_str())).collect()).await
     }
 
     async fn delete(&self, paths: Vec<String>) -> Result<(), Error> {
@@ -371,23 +330,13 @@ pub async fn peek(dir: &std::path::Path) -> Result<Option<Manifest>, Error> {
 }
 
 fn lock(dir: &std::path::Path) -> Result<File, Error> {
-    let failed = |source: std::io::Error| object_store::Error::Generic {
-        store: "engine.lock",
-        source: source.into(),
-    };
+    let failed = |source: std::io::Error| object_store::Error::Generic { store: "engine.lock", source: source.into() };
     std::fs::create_dir_all(dir).map_err(failed)?;
     let path = dir.join("engine.lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(path)
-        .map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked {
-            dir: dir.display().to_string(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(failed(error).into()),
     }
 }
@@ -427,18 +376,12 @@ async fn read_manifest(store: &dyn ObjectStore, number: u64) -> Result<Manifest,
     if manifest.number == number {
         Ok(manifest)
     } else {
-        Err(Error::Damaged {
-            name: path.to_string(),
-            reason: format!("it says it is number {}", manifest.number),
-        })
+        Err(Error::Damaged { name: path.to_string(), reason: format!("it says it is number {}", manifest.number) })
     }
 }
 
 async fn newest_manifest(store: &dyn ObjectStore) -> Result<Option<u64>, Error> {
-    let mut directories = store
-        .list_with_delimiter(Some(&Path::from("checkpoints")))
-        .await?
-        .common_prefixes;
+    let mut directories = store.list_with_delimiter(Some(&Path::from("checkpoints"))).await?.common_prefixes;
     directories.sort_unstable();
     // A crash can leave the newest directory without a manifest in it.
     for directory in directories.iter().rev() {
@@ -452,9 +395,7 @@ async fn newest_manifest(store: &dyn ObjectStore) -> Result<Option<u64>, Error> 
 /// The greatest `<number>.json` directly in `directory`.
 async fn newest_number(store: &dyn ObjectStore, directory: &Path) -> Result<Option<u64>, Error> {
     let objects = store.list_with_delimiter(Some(directory)).await?.objects;
-    let numbers = objects
-        .iter()
-        .filter_map(|object| object.location.filename()?.strip_suffix(".json")?.parse().ok());
+    let numbers = objects.iter().filter_map(|object| object.location.filename()?.strip_suffix(".json")?.parse().ok());
     Ok(numbers.max())
 }
 
@@ -463,10 +404,7 @@ fn generation_path(generation: u64) -> Path {
 }
 
 fn manifest_path(number: u64) -> Path {
-    Path::from(format!(
-        "checkpoints/{:016}/{number:020}.json",
-        number / MANIFESTS_PER_DIRECTORY
-    ))
+    Path::from(format!("checkpoints/{:016}/{number:020}.json", number / MANIFESTS_PER_DIRECTORY))
 }
 
 /// State can be many megabytes, too long for a thread that serves others.

@@ -17,9 +17,7 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::provider_as_source,
-    logical_expr::{
-        Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Volatility, case, expr::AggregateFunction, lit,
-    },
+    logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Volatility, case, expr::AggregateFunction, lit},
 };
 
 use super::leaf::{Cell, CellTable};
@@ -168,7 +166,8 @@ fn cut(
         let output = aggregate.schema.field(keys + i).data_type().clone();
         aggregates.push(AggregateColumn { kind, argument: position, output });
     }
-    let input = LogicalPlanBuilder::from(Arc::unwrap_or_clone(Arc::clone(&aggregate.input))).project(columns)?.build()?;
+    let input =
+        LogicalPlanBuilder::from(Arc::unwrap_or_clone(Arc::clone(&aggregate.input))).project(columns)?.build()?;
 
     let schema: SchemaRef = Arc::new(Schema::new(
         aggregate
@@ -372,7 +371,9 @@ fn collect_partition(plan: &LogicalPlan, keys: usize, common: &mut Vec<usize>) -
             }
             through(&projection.input, &projection.expr, common)
         }
-        LogicalPlan::Filter(filter) if !has_subquery(&filter.predicate) => collect_partition(&filter.input, keys, common),
+        LogicalPlan::Filter(filter) if !has_subquery(&filter.predicate) => {
+            collect_partition(&filter.input, keys, common)
+        }
         LogicalPlan::SubqueryAlias(alias) => collect_partition(&alias.input, keys, common),
         LogicalPlan::Window(window) => {
             let mut lineage = collect_partition(&window.input, keys, common)?;

@@ -244,8 +244,7 @@ impl PipelineFile {
         paths
             .into_iter()
             .map(|path| {
-                let text =
-                    fs::read_to_string(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+                let text = fs::read_to_string(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
                 Ok(Self::parse(&path, text)?)
             })
             .collect()
@@ -312,11 +311,12 @@ impl PipelineFile {
     pub fn error_at(&self, message: String, line: u64, column: u64) -> Box<FileError> {
         let line_start: usize =
             self.text.split_inclusive('\n').take(line.saturating_sub(1) as usize).map(str::len).sum();
-        let offset = line_start + self.text[line_start..]
-            .chars()
-            .take(column.saturating_sub(1) as usize)
-            .map(char::len_utf8)
-            .sum::<usize>();
+        let offset = line_start
+            + self.text[line_start..]
+                .chars()
+                .take(column.saturating_sub(1) as usize)
+                .map(char::len_utf8)
+                .sum::<usize>();
         Box::new(FileError {
             message,
             source_code: NamedSource::new(self.path.display().to_string(), self.text.clone()).with_language("SQL"),

@@ -10,7 +10,7 @@ use arrow::{
     array::{
         Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, UInt64Array, new_null_array,
     },
-    compute::{cast_with_options, CastOptions},
+    compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type},
     row::{OwnedRow, RowConverter, SortField},
 };
@@ -80,7 +80,8 @@ impl Accumulator {
         };
         let array = batch.column(argument);
         let overflow = || Error::Overflow(self.column.output.to_string());
-        let rows = || slots.iter().enumerate().filter(|(row, _)| array.is_valid(*row)).map(|(row, s)| (row, *s as usize));
+        let rows =
+            || slots.iter().enumerate().filter(|(row, _)| array.is_valid(*row)).map(|(row, s)| (row, *s as usize));
         for (_, slot) in rows() {
             self.counts[slot] += weight;
         }
@@ -236,9 +237,8 @@ impl Groups {
         let keys = self.keys.convert_columns(&batch.columns()[..self.key_columns])?;
         let partition_arrays: Vec<ArrayRef> =
             self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
-        let partitions = (!partition_arrays.is_empty())
-            .then(|| self.partition.convert_columns(&partition_arrays))
-            .transpose()?;
+        let partitions =
+            (!partition_arrays.is_empty()).then(|| self.partition.convert_columns(&partition_arrays)).transpose()?;
         let mut slots = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
             let key = keys.row(row).owned();
@@ -276,8 +276,7 @@ impl Groups {
         let mut seen = std::collections::HashSet::new();
         let mut slots = Vec::new();
         for batch in batches {
-            let columns: Vec<ArrayRef> =
-                self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
+            let columns: Vec<ArrayRef> = self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
             let partitions = self.partition.convert_columns(&columns)?;
             for row in 0..batch.num_rows() {
                 let partition = partitions.row(row).owned();

@@ -18,7 +18,8 @@ use datafusion::{
     logical_expr::{Expr, TableType},
     physical_expr::EquivalenceProperties,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties, ReplaceChildrenOptions,
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PhysicalExpr, PlanProperties,
+        ReplaceChildrenOptions,
         execution_plan::{Boundedness, EmissionType},
         memory::MemoryStream,
     },

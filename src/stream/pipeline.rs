@@ -475,7 +475,8 @@ fn output_schema(file: &PipelineFile, plan: &LogicalPlan) -> Result<SchemaRef, B
         .iter()
         .map(|field| {
             let data_type = table_type(field.data_type()).ok_or_else(|| {
-                let message = format!("`{}` has the type {}, which tables do not have", field.name(), field.data_type());
+                let message =
+                    format!("`{}` has the type {}, which tables do not have", field.name(), field.data_type());
                 file.error(message, field.name(), "this column", Some("cast it to a type of schemas/tables.yml"))
             })?;
             let nullable = !metadata.grain.contains(field.name());
@@ -524,13 +525,23 @@ fn check_scope_and_mode(
             ["account", "livemode"].into_iter().find(|scope| !grouping.key_names.iter().any(|k| k == scope))
     {
         let message = format!("the GROUP BY mixes rows of different `{missing}`");
-        return Err(file.error(message, "GROUP BY", "this one", Some("accounts and modes are never mixed: GROUP BY account, livemode, …")));
+        return Err(file.error(
+            message,
+            "GROUP BY",
+            "this one",
+            Some("accounts and modes are never mixed: GROUP BY account, livemode, …"),
+        ));
     }
     let append_only = matches!(class, Class::Stateless(_))
         && sources.iter().all(|name| relations.get(name).is_some_and(|relation| relation.appended));
     if file.metadata.mode == Mode::Append && !append_only {
         let hint = "write mode: upsert; append is for filters and projections of append-only tables";
-        return Err(file.error("its rows can change after they were written".to_owned(), "mode:", "so this mode is refused", Some(hint)));
+        return Err(file.error(
+            "its rows can change after they were written".to_owned(),
+            "mode:",
+            "so this mode is refused",
+            Some(hint),
+        ));
     }
     Ok(())
 }

@@ -78,10 +78,7 @@ impl Admission {
     /// A door with a redaction policy, and the account of events that name none.
     #[must_use]
     pub fn new(redactor: Redactor, default_account: AccountId) -> Self {
-        Self {
-            redactor,
-            default_account,
-        }
+        Self { redactor, default_account }
     }
 
     /// Makes the record of a body: the redacted event keyed `account|mode|customer`, or a rejection record.
@@ -104,10 +101,7 @@ impl Admission {
 
     fn event_record(&self, body: &[u8], dropped: &mut DroppedPaths) -> Result<NewRecord, Error> {
         if body.len() > MAX_RECORD_BYTES {
-            return Err(Error::TooLarge {
-                bytes: body.len(),
-                limit: MAX_RECORD_BYTES,
-            });
+            return Err(Error::TooLarge { bytes: body.len(), limit: MAX_RECORD_BYTES });
         }
         let text = envelope::text(body)?;
         let envelope = Envelope::parse_str(text)?;
@@ -116,11 +110,7 @@ impl Admission {
         self.redactor.redact_as(text, head.object.text(), &mut out, dropped)?;
         // Odd input can grow: null stands in the place of what is dropped.
         check_size(out.len())?;
-        let previous = envelope
-            .previous_attributes
-            .map(Head::parse)
-            .transpose()?
-            .unwrap_or_default();
+        let previous = envelope.previous_attributes.map(Head::parse).transpose()?.unwrap_or_default();
         let account = envelope.account.as_deref().unwrap_or(self.default_account.as_str());
         let mode = if envelope.livemode { "live" } else { "test" };
         let own_id = head.id.text();
@@ -129,10 +119,7 @@ impl Admission {
             _ => head.customer.text().or(previous.customer.text()).or(own_id),
         };
         let key = format!("{account}|{mode}|{}", customer.unwrap_or(&envelope.id));
-        Ok(NewRecord {
-            key: key.into(),
-            body: out.into(),
-        })
+        Ok(NewRecord { key: key.into(), body: out.into() })
     }
 
     fn rejection_record(&self, body: &[u8], reason: &str) -> NewRecord {
@@ -164,20 +151,14 @@ impl Admission {
 
 fn check_size(bytes: usize) -> Result<(), Error> {
     if bytes > MAX_RECORD_BYTES {
-        return Err(Error::TooLarge {
-            bytes,
-            limit: MAX_RECORD_BYTES,
-        });
+        return Err(Error::TooLarge { bytes, limit: MAX_RECORD_BYTES });
     }
     Ok(())
 }
 
 /// Whether `text` is made of what Stripe's ids and types are made of, so that it repeats no other content.
 fn is_name(text: &str) -> bool {
-    text.len() <= MAX_NAME_BYTES
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
+    text.len() <= MAX_NAME_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.'))
 }
 
 /// A record of the log, read.
@@ -232,26 +213,14 @@ mod tests {
 
     #[test]
     fn records_of_a_customer_share_a_key() {
-        assert_eq!(
-            key(r#"{"object":{"object":"customer","id":"cus_1"}}"#, ""),
-            "own|live|cus_1"
-        );
-        assert_eq!(
-            key(r#"{"object":{"object":"invoice","customer":"cus_1"}}"#, ""),
-            "own|live|cus_1"
-        );
-        assert_eq!(
-            key(r#"{"object":{"object":"charge","customer":{"id":"cus_1"}}}"#, ""),
-            "own|live|cus_1"
-        );
+        assert_eq!(key(r#"{"object":{"object":"customer","id":"cus_1"}}"#, ""), "own|live|cus_1");
+        assert_eq!(key(r#"{"object":{"object":"invoice","customer":"cus_1"}}"#, ""), "own|live|cus_1");
+        assert_eq!(key(r#"{"object":{"object":"charge","customer":{"id":"cus_1"}}}"#, ""), "own|live|cus_1");
         let detached = r#"{"object":{"object":"payment_method","id":"pm_1","customer":null},
             "previous_attributes":{"customer":"cus_1"}}"#;
         assert_eq!(key(detached, ""), "own|live|cus_1");
         assert_eq!(
-            key(
-                r#"{"object":{"object":"price","id":"price_1"}}"#,
-                r#","account":"acct_1""#
-            ),
+            key(r#"{"object":{"object":"price","id":"price_1"}}"#, r#","account":"acct_1""#),
             "acct_1|live|price_1"
         );
         assert_eq!(key(r#"{"object":{"object":"balance"}}"#, ""), "own|live|evt_1");
@@ -274,14 +243,8 @@ mod tests {
         assert_eq!(reject(incomplete), ("event_incomplete".to_owned(), names.0, names.1));
         let none = |reason: &str| (reason.to_owned(), None, None);
         assert_eq!(reject(b"jenny"), none("not_json"));
-        assert_eq!(
-            reject(br#"{"id":"jenny","object":"jenny","type":"jenny"}"#),
-            none("not_an_event")
-        );
-        assert_eq!(
-            reject(br#"{"id":"evt_jenny@x","object":"v2.core.event"}"#),
-            none("thin_event")
-        );
+        assert_eq!(reject(br#"{"id":"jenny","object":"jenny","type":"jenny"}"#), none("not_an_event"));
+        assert_eq!(reject(br#"{"id":"evt_jenny@x","object":"v2.core.event"}"#), none("thin_event"));
         assert_eq!(reject(&vec![b' '; MAX_RECORD_BYTES + 1]), none("too_large"));
         assert_eq!((counts.events, counts.rejected.total()), (0, 5));
     }

@@ -103,11 +103,7 @@ impl<'a> Envelope<'a> {
         let data = raw.data.0.ok_or(missing("data"))?;
         Ok(Self {
             id: raw.id.into_text().filter(|id| !id.is_empty()).ok_or(missing("id"))?,
-            kind: raw
-                .kind
-                .into_text()
-                .filter(|kind| !kind.is_empty())
-                .ok_or(missing("type"))?,
+            kind: raw.kind.into_text().filter(|kind| !kind.is_empty()).ok_or(missing("type"))?,
             created: raw
                 .created
                 .time()
@@ -116,10 +112,7 @@ impl<'a> Envelope<'a> {
             account: raw.account.into_text().filter(|account| !account.is_empty()),
             livemode: raw.livemode.bool().ok_or(missing("livemode"))?,
             api_version: raw.api_version.into_text(),
-            object: data
-                .object
-                .filter(|object| is_map(object))
-                .ok_or(missing("data.object"))?,
+            object: data.object.filter(|object| is_map(object)).ok_or(missing("data.object"))?,
             previous_attributes: data.previous_attributes.filter(|previous| is_map(previous)),
         })
     }
@@ -127,14 +120,8 @@ impl<'a> Envelope<'a> {
     /// Whose event it is; `default_account` for an account's own events, which name none.
     #[must_use]
     pub fn scope(&self, default_account: &AccountId) -> Scope {
-        let account = self
-            .account
-            .as_deref()
-            .map_or_else(|| default_account.clone(), AccountId::from);
-        Scope {
-            account,
-            livemode: self.livemode,
-        }
+        let account = self.account.as_deref().map_or_else(|| default_account.clone(), AccountId::from);
+        Scope { account, livemode: self.livemode }
     }
 }
 
@@ -169,10 +156,7 @@ mod tests {
     #[test]
     fn an_event_of_the_own_account_belongs_to_the_default_one() {
         let envelope = Envelope::parse(EVENT.as_bytes()).unwrap();
-        assert_eq!(
-            (&*envelope.id, &*envelope.kind, envelope.created.seconds()),
-            ("evt_1", "a.b", 1)
-        );
+        assert_eq!((&*envelope.id, &*envelope.kind, envelope.created.seconds()), ("evt_1", "a.b", 1));
         assert_eq!(envelope.object.get(), r#"{"id":"x"}"#);
         assert_eq!(envelope.scope(&AccountId::from("own")).account.as_str(), "own");
     }
@@ -193,9 +177,6 @@ mod tests {
             event.as_object_mut().unwrap().remove(field);
             assert_eq!(reason(event.to_string().as_bytes()), "event_incomplete", "{field}");
         }
-        assert_eq!(
-            reason(EVENT.replace(r#"{"id":"x"}"#, "7").as_bytes()),
-            "event_incomplete"
-        );
+        assert_eq!(reason(EVENT.replace(r#"{"id":"x"}"#, "7").as_bytes()), "event_incomplete");
     }
 }

@@ -79,13 +79,6 @@ impl Error {
 
     /// From a JSON error: its place, never its message, which may quote the body.
     pub(crate) fn json(error: &serde_json::Error) -> Self {
-        if error.is_data() {
-            Self::NotAnEvent
-        } else {
-            Self::NotJson {
-                line: error.line(),
-                column: error.column(),
-            }
-        }
+        if error.is_data() { Self::NotAnEvent } else { Self::NotJson { line: error.line(), column: error.column() } }
     }
 }

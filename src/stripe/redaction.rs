@@ -50,9 +50,7 @@ impl Redactor {
     /// # Errors
     /// [`Error::Policy`] says what is wrong with it.
     pub fn from_yaml(yaml: &str) -> Result<Self, Error> {
-        Ok(Self {
-            policy: Policy::from_yaml(yaml)?,
-        })
+        Ok(Self { policy: Policy::from_yaml(yaml)? })
     }
 
     /// Appends the redacted event in `body` to `out` and counts what it drops. On an error `out` is as before.
@@ -77,21 +75,11 @@ impl Redactor {
         let known = object.and_then(|name| Some((name, self.policy.object(name)?)));
         let (object_name, object) = known.unwrap_or(("other", self.policy.other()));
         let start = out.len();
-        let mut walk = Walk {
-            policy: &self.policy,
-            object,
-            object_name,
-            out,
-            dropped,
-            path: String::with_capacity(128),
-        };
+        let mut walk =
+            Walk { policy: &self.policy, object, object_name, out, dropped, path: String::with_capacity(128) };
         walk.path.push_str("event");
         let mut deserializer = serde_json::Deserializer::from_str(body);
-        let result = Value {
-            walk: &mut walk,
-            rule: self.policy.event(),
-        }
-        .deserialize(&mut deserializer);
+        let result = Value { walk: &mut walk, rule: self.policy.event() }.deserialize(&mut deserializer);
         result.and_then(|()| deserializer.end()).map_err(|error| {
             out.truncate(start);
             Error::json(&error)
@@ -216,11 +204,7 @@ impl<'de> DeserializeSeed<'de> for Value<'_, '_> {
                 self.walk.leaf(<&RawValue>::deserialize(deserializer)?.get(), self.rule);
                 Ok(())
             }
-            Rule::Fields { table, or_id } => deserializer.deserialize_any(Fields {
-                walk: self.walk,
-                table,
-                or_id,
-            }),
+            Rule::Fields { table, or_id } => deserializer.deserialize_any(Fields { walk: self.walk, table, or_id }),
             Rule::Object => {
                 let path = std::mem::replace(&mut self.walk.path, self.walk.object_name.to_owned());
                 let rule = self.walk.object;
@@ -286,15 +270,7 @@ impl<'de> Visitor<'de> for Fields<'_, '_> {
         walk.path.push_str("[]");
         walk.out.push(b'[');
         let mut comma = false;
-        while seq
-            .next_element_seed(Element {
-                walk,
-                table,
-                or_id,
-                comma,
-            })?
-            .is_some()
-        {
+        while seq.next_element_seed(Element { walk, table, or_id, comma })?.is_some() {
             comma = true;
         }
         walk.out.push(b']');
@@ -337,11 +313,7 @@ impl<'de> DeserializeSeed<'de> for Element<'_, '_> {
         if self.comma {
             self.walk.out.push(b',');
         }
-        deserializer.deserialize_any(Fields {
-            walk: self.walk,
-            table: self.table,
-            or_id: self.or_id,
-        })
+        deserializer.deserialize_any(Fields { walk: self.walk, table: self.table, or_id: self.or_id })
     }
 }
 

@@ -114,11 +114,7 @@ pub fn verify(header: &str, body: &[u8], secrets: &[Secret], now: EventTime, tol
         .collect();
     let matches = secrets
         .filter_map(|secret| secret.mac(timestamp, body))
-        .any(|expected| {
-            signatures
-                .iter()
-                .any(|signature| bool::from(signature.ct_eq(&expected)))
-        });
+        .any(|expected| signatures.iter().any(|signature| bool::from(signature.ct_eq(&expected))));
     if !matches {
         return Err(Error::Mismatch);
     }
@@ -175,11 +171,7 @@ mod tests {
 
     #[test]
     fn a_rolled_secret_is_accepted_with_either_signature() {
-        let (old, new, other) = (
-            Secret::new("whsec_old"),
-            Secret::new("whsec_new"),
-            Secret::new("whsec_other"),
-        );
+        let (old, new, other) = (Secret::new("whsec_old"), Secret::new("whsec_new"), Secret::new("whsec_other"));
         let sign = |secret| sign(BODY, secret, at(1_000));
         let both = format!("{},v1={}", sign(&old), sign(&new).split_once("v1=").unwrap().1);
         let check = |header: &str, secrets: &[Secret]| verify(header, BODY, secrets, at(1_000), DEFAULT_TOLERANCE);
@@ -208,21 +200,11 @@ mod tests {
         let secret = [Secret::new("whsec_test")];
         let long = format!("t=1,v1={}", "0".repeat(MAX_HEADER_BYTES));
         for header in ["", "v1=00", "t=,v1=00", "t=1.5,v1=00", "t", ",,,", long.as_str()] {
-            assert_eq!(
-                verify(header, BODY, &secret, at(1), DEFAULT_TOLERANCE),
-                Err(Error::Malformed),
-                "{header:.20}"
-            );
+            assert_eq!(verify(header, BODY, &secret, at(1), DEFAULT_TOLERANCE), Err(Error::Malformed), "{header:.20}");
         }
         for header in ["t=1", "t=1,v1"] {
-            assert_eq!(
-                verify(header, BODY, &secret, at(1), DEFAULT_TOLERANCE),
-                Err(Error::NoSignature)
-            );
+            assert_eq!(verify(header, BODY, &secret, at(1), DEFAULT_TOLERANCE), Err(Error::NoSignature));
         }
-        assert_eq!(
-            verify("t=1,v1=zz", BODY, &secret, at(1), DEFAULT_TOLERANCE),
-            Err(Error::Mismatch)
-        );
+        assert_eq!(verify("t=1,v1=zz", BODY, &secret, at(1), DEFAULT_TOLERANCE), Err(Error::Mismatch));
     }
 }

@@ -46,9 +46,10 @@ impl Column {
             DataType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
             DataType::Int64 => Self::Bigint(Int64Builder::with_capacity(rows)),
             DataType::Float64 => Self::Double(Float64Builder::with_capacity(rows)),
-            DataType::Decimal128(..) => {
-                Self::Decimal(Decimal128Builder::with_capacity(rows).with_data_type(data_type.clone()), data_type.clone())
-            }
+            DataType::Decimal128(..) => Self::Decimal(
+                Decimal128Builder::with_capacity(rows).with_data_type(data_type.clone()),
+                data_type.clone(),
+            ),
             DataType::Timestamp(..) => {
                 Self::Instant(TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(data_type.clone()))
             }

@@ -130,8 +130,8 @@ fn parse(text: &str) -> Result<Vec<Table>, Error> {
                 .into_iter()
                 .map(|(column, value)| {
                     let column = word(&column)?;
-                    let value: ColumnEntry = serde_yaml_ng::from_value(value)
-                        .map_err(|e| Error::Parse(format!("{name}.{column}: {e}")))?;
+                    let value: ColumnEntry =
+                        serde_yaml_ng::from_value(value).map_err(|e| Error::Parse(format!("{name}.{column}: {e}")))?;
                     Ok(Field::new(column, data_type(&value.r#type)?, value.nullable)
                         .with_metadata([("comment".to_owned(), value.description)].into()))
                 })

@@ -77,52 +77,27 @@ async fn a_change_of_amounts_and_a_disappearance_are_corrected_once_each() {
     let (receiver, address) = Receiver::start(Vec::new()).await;
     let handle = start(options(data.path(), address), &time).await;
     let (first, smaller) = (row("m1", 100, 200), revised(row("m1", 100, 120), 3));
-    let other_cause = ExpansionRow {
-        cause: "plan_change".to_owned(),
-        revision: 2,
-        ..first.clone()
-    };
+    let other_cause = ExpansionRow { cause: "plan_change".to_owned(), revision: 2, ..first.clone() };
 
     handle.offer(vec![appears(first.clone())]).await.unwrap();
-    assert_eq!(
-        handle
-            .offer(vec![turns(first.clone(), other_cause.clone())])
-            .await
-            .unwrap()
-            .said,
-        1
-    );
+    assert_eq!(handle.offer(vec![turns(first.clone(), other_cause.clone())]).await.unwrap().said, 1);
     for _ in 0..2 {
-        handle
-            .offer(vec![turns(other_cause.clone(), smaller.clone())])
-            .await
-            .unwrap();
+        handle.offer(vec![turns(other_cause.clone(), smaller.clone())]).await.unwrap();
     }
     for _ in 0..2 {
         handle.offer(vec![vanishes(smaller.clone())]).await.unwrap();
     }
     handle.offer(vec![appears(revised(first.clone(), 5))]).await.unwrap();
     until("four deliveries", || handle.counts().delivered == 4).await;
-    assert_eq!(
-        (handle.counts().offered.alerts, handle.counts().offered.corrections),
-        (1, 3)
-    );
+    assert_eq!((handle.counts().offered.alerts, handle.counts().offered.corrections), (1, 3));
 
     let mut messages: Vec<(String, Value)> = receiver.got.lock().unwrap().clone();
     assert_eq!(messages.len(), 4);
     // They may arrive in any order; `replaces` tells theirs.
-    let first_id = messages
-        .iter()
-        .find(|(_, message)| message["type"] == "mrr.expansion")
-        .unwrap()
-        .0
-        .clone();
+    let first_id = messages.iter().find(|(_, message)| message["type"] == "mrr.expansion").unwrap().0.clone();
     let mut latest = first_id.clone();
     for expected in [Some("120.000000"), None, Some("200.000000")] {
-        let at = messages
-            .iter()
-            .position(|(_, message)| message["data"]["replaces"] == latest.as_str())
-            .unwrap();
+        let at = messages.iter().position(|(_, message)| message["data"]["replaces"] == latest.as_str()).unwrap();
         let (id, message) = messages.remove(at);
         assert_eq!(message["type"], "mrr.expansion.corrected");
         assert_eq!(message["data"]["corrects"], first_id.as_str());
@@ -140,36 +115,17 @@ async fn a_backfill_a_small_expansion_and_test_mode_alert_nobody() {
     let handle = start(options(data.path(), address), &time).await;
     let old = (0..1_000).map(|age| {
         let occurred_at = EventTime::from_seconds(START - 1 - 3600 * age);
-        appears(ExpansionRow {
-            occurred_at,
-            ..row(&format!("m{age}"), 100, 200)
-        })
+        appears(ExpansionRow { occurred_at, ..row(&format!("m{age}"), 100, 200) })
     });
     assert_eq!(handle.offer(old.collect()).await.unwrap().not_due, 1_000);
-    let test_mode = ExpansionRow {
-        livemode: false,
-        ..row("m", 100, 200)
-    };
-    let offered = handle
-        .offer(vec![appears(row("m", 100, 149)), appears(test_mode)])
-        .await
-        .unwrap();
+    let test_mode = ExpansionRow { livemode: false, ..row("m", 100, 200) };
+    let offered = handle.offer(vec![appears(row("m", 100, 149)), appears(test_mode)]).await.unwrap();
     assert_eq!(offered, act::Offered::default());
     time.set(START + 3602);
-    assert_eq!(
-        handle
-            .offer(vec![appears(row("late", 100, 200))])
-            .await
-            .unwrap()
-            .not_due,
-        1
-    );
+    assert_eq!(handle.offer(vec![appears(row("late", 100, 200))]).await.unwrap().not_due, 1);
     handle.shutdown().await;
     assert_eq!(receiver.ids(), Vec::<String>::new());
-    let files: Vec<_> = fs::read_dir(data.path().join("outbox"))
-        .unwrap()
-        .map(|f| f.unwrap().file_name())
-        .collect();
+    let files: Vec<_> = fs::read_dir(data.path().join("outbox")).unwrap().map(|f| f.unwrap().file_name()).collect();
     assert_eq!(files, ["control.json"]);
 }
 
@@ -183,19 +139,13 @@ async fn a_rule_fires_from_its_first_start_and_anew_when_it_is_changed() {
     // While nothing ran, a row came; the activation is the first start's.
     time.set(START + 60);
     let handle = start(options(data.path(), address), &time).await;
-    assert_eq!(
-        handle.offer(vec![appears(row("m1", 100, 200))]).await.unwrap().alerts,
-        1
-    );
+    assert_eq!(handle.offer(vec![appears(row("m1", 100, 200))]).await.unwrap().alerts, 1);
     handle.shutdown().await;
 
     let mut lower = options(data.path(), address);
     lower.rules[0].min_amount = MinAmount::Any(units(1));
     let handle = start(lower, &time).await;
-    assert_eq!(
-        handle.offer(vec![appears(row("m2", 100, 110))]).await.unwrap().not_due,
-        1
-    );
+    assert_eq!(handle.offer(vec![appears(row("m2", 100, 110))]).await.unwrap().not_due, 1);
     handle.shutdown().await;
 }
 
@@ -203,11 +153,7 @@ async fn a_rule_fires_from_its_first_start_and_anew_when_it_is_changed() {
 async fn attempts_follow_the_schedule_and_after_the_last_an_alert_is_dead_and_kept() {
     let data = tempfile::tempdir().unwrap();
     let time = Time::new(START);
-    let failures = || {
-        (0..SCHEDULE.len())
-            .map(|_| StatusCode::NOT_FOUND.into_response())
-            .collect()
-    };
+    let failures = || (0..SCHEDULE.len()).map(|_| StatusCode::NOT_FOUND.into_response()).collect();
     let (receiver, address) = Receiver::start(failures()).await;
     let handle = start(options(data.path(), address), &time).await;
     handle.offer(vec![appears(row("m1", 100, 200))]).await.unwrap();
@@ -296,39 +242,17 @@ async fn wrong_configurations_are_refused_with_the_name_and_without_the_url() {
         ..hook(SocketAddr::from(([127, 0, 0, 1], 1)))
     };
     let cases = [
-        (
-            vec![rule()],
-            vec![public("https://127.0.0.1/s3cret")],
-            "private address",
-        ),
-        (
-            vec![rule()],
-            vec![public("https://[::ffff:169.254.169.254]/s3cret")],
-            "private address",
-        ),
+        (vec![rule()], vec![public("https://127.0.0.1/s3cret")], "private address"),
+        (vec![rule()], vec![public("https://[::ffff:169.254.169.254]/s3cret")], "private address"),
         (vec![rule()], vec![public("http://example.com/s3cret")], "https://"),
         (
             vec![rule()],
-            vec![webhook::Options {
-                secrets: Vec::new(),
-                ..public("https://example.com/s3cret")
-            }],
+            vec![webhook::Options { secrets: Vec::new(), ..public("https://example.com/s3cret") }],
             "secret",
         ),
         (vec![rule()], Vec::new(), "no webhook `crm`"),
-        (
-            vec![rule(), rule()],
-            vec![public("https://example.com/s3cret")],
-            "two of that name",
-        ),
-        (
-            vec![Rule {
-                webhooks: Vec::new(),
-                ..rule()
-            }],
-            Vec::new(),
-            "names no webhook",
-        ),
+        (vec![rule(), rule()], vec![public("https://example.com/s3cret")], "two of that name"),
+        (vec![Rule { webhooks: Vec::new(), ..rule() }], Vec::new(), "names no webhook"),
     ];
     for (rules, webhooks, expected) in cases {
         let options = Options::new(data.path(), rules, webhooks);
@@ -345,29 +269,20 @@ async fn nothing_is_said_twice_after_the_history_was_cut() {
     let data = tempfile::tempdir().unwrap();
     let time = Time::new(START + 100);
     let (receiver, address) = Receiver::start(Vec::new()).await;
-    let small = || Options {
-        history_limit: 20,
-        ..options(data.path(), address)
-    };
+    let small = || Options { history_limit: 20, ..options(data.path(), address) };
     time.set(START);
     let handle = start(small(), &time).await;
     time.set(START + 100);
     let rows: Vec<Change> = (0..60)
         .map(|n| {
-            appears(ExpansionRow {
-                occurred_at: EventTime::from_seconds(START + n),
-                ..row(&format!("m{n}"), 1, 99)
-            })
+            appears(ExpansionRow { occurred_at: EventTime::from_seconds(START + n), ..row(&format!("m{n}"), 1, 99) })
         })
         .collect();
     assert_eq!(handle.offer(rows.clone()).await.unwrap().alerts, 60);
     until("all deliveries", || handle.counts().delivered == 60).await;
     for _ in 0..2 {
         let again = handle.offer(rows.clone()).await.unwrap();
-        assert_eq!(
-            (again.alerts, again.corrections, again.said + again.not_due),
-            (0, 0, 60)
-        );
+        assert_eq!((again.alerts, again.corrections, again.said + again.not_due), (0, 0, 60));
     }
     handle.shutdown().await;
     let files = fs::read_dir(data.path().join("outbox")).unwrap().count();
@@ -384,17 +299,11 @@ async fn when_too_much_waits_what_comes_is_kept_dead_and_nothing_is_held_up() {
     let data = tempfile::tempdir().unwrap();
     let time = Time::new(START);
     let (_receiver, address) = Receiver::start(vec![StatusCode::BAD_GATEWAY.into_response()]).await;
-    let options = Options {
-        pending_limit: 1,
-        ..options(data.path(), address)
-    };
+    let options = Options { pending_limit: 1, ..options(data.path(), address) };
     let handle = start(options, &time).await;
     handle.offer(vec![appears(row("m1", 100, 200))]).await.unwrap();
     until("the failure", || handle.counts().failed == 1).await;
-    assert_eq!(
-        handle.offer(vec![appears(row("m2", 100, 200))]).await.unwrap().alerts,
-        1
-    );
+    assert_eq!(handle.offer(vec![appears(row("m2", 100, 200))]).await.unwrap().alerts, 1);
     assert_eq!((handle.counts().pending, handle.counts().dead), (1, 1));
     advance(&handle, &time, 5).await;
     until("the delivery", || handle.counts().delivered == 1).await;

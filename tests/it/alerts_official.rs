@@ -37,11 +37,7 @@ impl Official {
                 let _ = sender.send(serde_json::from_str(&line).unwrap());
             }
         });
-        Self {
-            process,
-            lines,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-        }
+        Self { process, lines, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
     fn next(&self) -> Value {
@@ -67,15 +63,8 @@ async fn the_official_library_verifies_what_is_sent() {
     // The library compares with the real time.
     let time = Time::new(chrono::Utc::now().timestamp());
     let handle = start(options(data.path(), official.address), &time).await;
-    let first = ExpansionRow {
-        occurred_at: EventTime::from_seconds(time.now()),
-        ..row("m1", 100, 200)
-    };
-    let second = ExpansionRow {
-        mrr_after: units(300),
-        mrr_delta: units(200),
-        ..first.clone()
-    };
+    let first = ExpansionRow { occurred_at: EventTime::from_seconds(time.now()), ..row("m1", 100, 200) };
+    let second = ExpansionRow { mrr_after: units(300), mrr_delta: units(200), ..first.clone() };
 
     handle.offer(vec![appears(first.clone())]).await.unwrap();
     let failed = official.next();
@@ -89,18 +78,12 @@ async fn the_official_library_verifies_what_is_sent() {
     for line in [&failed, &delivered, &correction] {
         assert_eq!(line["verified"], true, "{line}");
     }
-    assert_eq!(
-        (&failed["status"], &delivered["status"]),
-        (&Value::from(500), &Value::from(200))
-    );
+    assert_eq!((&failed["status"], &delivered["status"]), (&Value::from(500), &Value::from(200)));
     assert_eq!(failed["id"], delivered["id"]);
     let message = &delivered["message"];
     assert_eq!(message["type"], "mrr.expansion");
     let expansion = &message["data"]["expansion"];
-    assert_eq!(
-        (&expansion["mrr_delta"], &expansion["customer_id"]),
-        (&"100.000000".into(), &"cus_1".into())
-    );
+    assert_eq!((&expansion["mrr_delta"], &expansion["customer_id"]), (&"100.000000".into(), &"cus_1".into()));
     assert_eq!(correction["message"]["type"], "mrr.expansion.corrected");
     assert_eq!(correction["message"]["data"]["corrects"], delivered["id"]);
     assert_eq!(correction["message"]["data"]["expansion"]["mrr_after"], "300.000000");

@@ -58,32 +58,17 @@ struct Receiver {
 
 impl Receiver {
     fn new() -> Self {
-        Self {
-            rule: rule(any(2)),
-            said: Vec::new(),
-        }
+        Self { rule: rule(any(2)), said: Vec::new() }
     }
 
     fn offer(&mut self, change: &Change, now: i64) {
         let (activated_at, now) = (EventTime::from_seconds(ACTIVATED), EventTime::from_seconds(now));
         if let Decision::Say(alert) = decide(&self.rule, change, &self.said, activated_at, now).unwrap() {
             let first = self.said.first().map(|statement| statement.id.clone());
-            let kind = if first.is_none() {
-                Kind::Expansion
-            } else {
-                Kind::Corrected
-            };
+            let kind = if first.is_none() { Kind::Expansion } else { Kind::Corrected };
             assert_eq!(alert.kind, kind);
-            assert_eq!(
-                alert.reference.map(|reference| reference.first),
-                first,
-                "corrections refer to the first"
-            );
-            self.said.push(Statement {
-                id: alert.id,
-                revision: alert.revision,
-                row: alert.row,
-            });
+            assert_eq!(alert.reference.map(|reference| reference.first), first, "corrections refer to the first");
+            self.said.push(Statement { id: alert.id, revision: alert.revision, row: alert.row });
         }
     }
 
@@ -94,9 +79,7 @@ impl Receiver {
     }
 
     fn knows(&self) -> Option<Option<Amount>> {
-        self.said
-            .last()
-            .map(|statement| statement.row.as_ref().map(|row| row.mrr_delta))
+        self.said.last().map(|statement| statement.row.as_ref().map(|row| row.mrr_delta))
     }
 }
 
@@ -106,10 +89,7 @@ fn history(states: &[u8]) -> Vec<Change> {
     let (mut before, mut revision) = (0, 0);
     for &after in states {
         if after != before {
-            changes.push(Change {
-                before: row(before, revision),
-                after: row(after, revision + 1),
-            });
+            changes.push(Change { before: row(before, revision), after: row(after, revision + 1) });
             (before, revision) = (after, revision + 1);
         }
     }
@@ -161,25 +141,12 @@ proptest! {
 #[test]
 fn rows_are_due_from_the_second_of_the_activation_until_they_are_too_old() {
     let at = EventTime::from_seconds;
-    let due = |occurred_at, now| {
-        due(
-            &rule(any(1)),
-            occurred_at,
-            EventTime::from_millis(ACTIVATED * 1_000 + 700),
-            now,
-        )
-    };
-    assert!(
-        due(at(ACTIVATED), at(ACTIVATED + 1)),
-        "Stripe's times are whole seconds"
-    );
+    let due = |occurred_at, now| due(&rule(any(1)), occurred_at, EventTime::from_millis(ACTIVATED * 1_000 + 700), now);
+    assert!(due(at(ACTIVATED), at(ACTIVATED + 1)), "Stripe's times are whole seconds");
     assert!(!due(at(ACTIVATED - 1), at(ACTIVATED + 1)));
     assert!(due(at(ACTIVATED), at(ACTIVATED + 3600)));
     assert!(!due(at(ACTIVATED), at(ACTIVATED + 3601)));
-    assert!(
-        due(at(ACTIVATED + 5), at(ACTIVATED)),
-        "a clock that is behind does not silence"
-    );
+    assert!(due(at(ACTIVATED + 5), at(ACTIVATED)), "a clock that is behind does not silence");
 }
 
 #[test]
@@ -198,10 +165,7 @@ fn a_correction_is_sent_however_old_the_movement_is_and_a_late_first_alert_is_no
 fn a_rebuild_that_counts_revisions_anew_still_corrects() {
     let mut receiver = Receiver::new();
     receiver.offer_all(&history(&[2, 3, 2]));
-    let rebuilt = Change {
-        before: row(2, 1),
-        after: row(4, 2),
-    };
+    let rebuilt = Change { before: row(2, 1), after: row(4, 2) };
     receiver.offer(&rebuilt, ACTIVATED);
     assert_eq!(receiver.knows(), Some(row(4, 2).map(|row| row.mrr_delta)));
 }
@@ -213,10 +177,7 @@ fn amounts_are_read_exactly_and_by_currency() {
         min_amount: MinAmount,
     }
     let read = |json: &str| serde_json::from_str::<Setting>(json).map(|setting| setting.min_amount);
-    assert_eq!(
-        read(r#"{"min_amount": "99.50"}"#).unwrap(),
-        MinAmount::Any(Amount::from_micros(99_500_000))
-    );
+    assert_eq!(read(r#"{"min_amount": "99.50"}"#).unwrap(), MinAmount::Any(Amount::from_micros(99_500_000)));
     assert_eq!(read(r#"{"min_amount": 100}"#).unwrap(), any(100));
     let by_currency = read(r#"{"min_amount": {"EUR": "2", "jpy": 500}}"#).unwrap();
     assert!(read(r#"{"min_amount": 99.5}"#).is_err(), "a float is not exact");
@@ -225,15 +186,6 @@ fn amounts_are_read_exactly_and_by_currency() {
     let rule = rule(by_currency);
     let euros = row(2, 1).unwrap();
     assert!(rule.matches(&euros));
-    assert!(!rule.matches(&ExpansionRow {
-        currency: "jpy".parse().unwrap(),
-        ..euros.clone()
-    }));
-    assert!(
-        !rule.matches(&ExpansionRow {
-            currency: "usd".parse().unwrap(),
-            ..euros
-        }),
-        "not listed"
-    );
+    assert!(!rule.matches(&ExpansionRow { currency: "jpy".parse().unwrap(), ..euros.clone() }));
+    assert!(!rule.matches(&ExpansionRow { currency: "usd".parse().unwrap(), ..euros }), "not listed");
 }

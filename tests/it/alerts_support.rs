@@ -21,12 +21,12 @@ use axum::{
 use serde_json::Value;
 use tributary::{
     act::{
-        self, Change, Clock, ExpansionRow, Handle, Jitter, Options,
+        self, Change, ExpansionRow, Handle, Jitter, Options,
         rules::{MinAmount, Relation, Rule},
         webhook::{self, SigningSecret},
     },
     money::Amount,
-    time::EventTime,
+    time::{Clock, EventTime},
 };
 
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
@@ -74,32 +74,18 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Answers with `answers` in turn, then with 200.
     pub(crate) async fn start(answers: Vec<Response>) -> (Self, SocketAddr) {
-        let receiver = Self {
-            answers: Arc::new(Mutex::new(answers.into())),
-            ..Self::default()
-        };
+        let receiver = Self { answers: Arc::new(Mutex::new(answers.into())), ..Self::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new()
-            .route("/hook", post(Self::answer))
-            .with_state(receiver.clone());
+        let router = Router::new().route("/hook", post(Self::answer)).with_state(receiver.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         (receiver, address)
     }
 
     async fn answer(State(receiver): State<Self>, headers: HeaderMap, body: String) -> Response {
         let id = headers["webhook-id"].to_str().unwrap().to_owned();
-        receiver
-            .got
-            .lock()
-            .unwrap()
-            .push((id, serde_json::from_str(&body).unwrap()));
-        receiver
-            .answers
-            .lock()
-            .unwrap()
-            .pop_front()
-            .unwrap_or_else(|| StatusCode::OK.into_response())
+        receiver.got.lock().unwrap().push((id, serde_json::from_str(&body).unwrap()));
+        receiver.answers.lock().unwrap().pop_front().unwrap_or_else(|| StatusCode::OK.into_response())
     }
 
     pub(crate) fn ids(&self) -> Vec<String> {
@@ -153,24 +139,15 @@ pub(crate) fn revised(row: ExpansionRow, revision: i64) -> ExpansionRow {
 }
 
 pub(crate) fn appears(row: ExpansionRow) -> Change {
-    Change {
-        before: None,
-        after: Some(row),
-    }
+    Change { before: None, after: Some(row) }
 }
 
 pub(crate) fn turns(before: ExpansionRow, after: ExpansionRow) -> Change {
-    Change {
-        before: Some(before),
-        after: Some(after),
-    }
+    Change { before: Some(before), after: Some(after) }
 }
 
 pub(crate) fn vanishes(row: ExpansionRow) -> Change {
-    Change {
-        before: Some(row),
-        after: None,
-    }
+    Change { before: Some(row), after: None }
 }
 
 pub(crate) fn options(data: &Path, address: SocketAddr) -> Options {

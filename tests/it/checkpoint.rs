@@ -43,27 +43,13 @@ fn manifest(number: u64) -> Manifest {
 }
 
 fn with_state(number: u64, blobs: &[(&str, &BlobRef)]) -> Manifest {
-    let state = blobs
-        .iter()
-        .map(|(name, blob)| ((*name).to_owned(), (*blob).clone()))
-        .collect();
-    Manifest {
-        state,
-        ..manifest(number)
-    }
+    let state = blobs.iter().map(|(name, blob)| ((*name).to_owned(), (*blob).clone())).collect();
+    Manifest { state, ..manifest(number) }
 }
 
 fn newest_body(dir: &Path) -> std::path::PathBuf {
-    let shard = std::fs::read_dir(dir.join("checkpoints"))
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap()
-        .path();
-    let mut bodies: Vec<_> = std::fs::read_dir(shard)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let shard = std::fs::read_dir(dir.join("checkpoints")).unwrap().next().unwrap().unwrap().path();
+    let mut bodies: Vec<_> = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path()).collect();
     bodies.sort();
     bodies.pop().unwrap()
 }
@@ -95,14 +81,8 @@ async fn a_stale_generation_cannot_decide() {
     let mut old = Checkpoints::claim_shared(store(), "a").await.unwrap();
     old.decide(manifest(1)).await.unwrap();
     let mut new = Checkpoints::claim_shared(store(), "b").await.unwrap();
-    assert!(matches!(
-        old.check_generation().await,
-        Err(Error::Superseded { own: 1, newer: 2 })
-    ));
-    assert!(matches!(
-        old.decide(manifest(2)).await,
-        Err(Error::Superseded { own: 1, newer: 2 })
-    ));
+    assert!(matches!(old.check_generation().await, Err(Error::Superseded { own: 1, newer: 2 })));
+    assert!(matches!(old.decide(manifest(2)).await, Err(Error::Superseded { own: 1, newer: 2 })));
     assert_eq!(new.decide(manifest(2)).await.unwrap().generation, 2);
 }
 
@@ -117,10 +97,7 @@ async fn of_two_decisions_with_one_number_one_counts() {
     let late = std::fs::read_to_string(newest_body(dir.path())).unwrap();
     let shard = newest_body(dir.path()).parent().unwrap().to_owned();
     std::fs::write(shard.join(format!("{:020}.json", 2)), late).unwrap();
-    assert!(matches!(
-        new.decide(manifest(2)).await,
-        Err(Error::Overtaken { number: 2 })
-    ));
+    assert!(matches!(new.decide(manifest(2)).await, Err(Error::Overtaken { number: 2 })));
 }
 
 /// A store that retries by itself: its first try won, and the second was told that the object exists.
@@ -209,10 +186,7 @@ async fn a_torn_or_changed_manifest_is_an_error_and_not_an_older_state() {
     }
     std::fs::write(&path, whole.replace("\"format\":1", "\"format\":2")).unwrap();
     let error = Checkpoints::claim(dir.path(), "b").await.unwrap_err();
-    assert!(
-        error.to_string().contains("format 2, this program reads format 1"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("format 2, this program reads format 1"), "{error}");
     std::fs::write(&path, &whole).unwrap();
     assert_eq!(Checkpoints::claim(dir.path(), "b").await.unwrap().next_number(), 3);
 }
@@ -223,18 +197,12 @@ async fn a_manifest_is_not_decided_without_its_blobs() {
     let mut checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
     let blob = checkpoints.put_blob("ledger", "state".into()).await.unwrap();
     std::fs::write(dir.path().join(&blob.path), "stat").unwrap();
-    let error = checkpoints
-        .decide(with_state(1, &[("ledger", &blob)]))
-        .await
-        .unwrap_err();
+    let error = checkpoints.decide(with_state(1, &[("ledger", &blob)])).await.unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }), "{error}");
     std::fs::write(dir.path().join(&blob.path), "stale").unwrap();
     assert!(matches!(checkpoints.read_blob(&blob).await, Err(Error::Damaged { .. })));
     std::fs::remove_file(dir.path().join(&blob.path)).unwrap();
-    let error = checkpoints
-        .decide(with_state(1, &[("ledger", &blob)]))
-        .await
-        .unwrap_err();
+    let error = checkpoints.decide(with_state(1, &[("ledger", &blob)])).await.unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
 }
 
@@ -245,12 +213,7 @@ async fn pruning_keeps_what_the_last_manifests_need_and_every_name() {
     let shared = checkpoints.put_blob("shared", "shared".into()).await.unwrap();
     let mut own = Vec::new();
     for number in 1..=5 {
-        own.push(
-            checkpoints
-                .put_blob("own", format!("own {number}").into())
-                .await
-                .unwrap(),
-        );
+        own.push(checkpoints.put_blob("own", format!("own {number}").into()).await.unwrap());
         let blobs = [("shared", &shared), ("own", &own[own.len() - 1])];
         checkpoints.decide(with_state(number, &blobs)).await.unwrap();
     }
@@ -258,19 +221,10 @@ async fn pruning_keeps_what_the_last_manifests_need_and_every_name() {
     checkpoints.prune().await.unwrap();
     let there = |blob: &BlobRef| dir.path().join(&blob.path).exists();
     assert!(there(&shared) && there(&undecided));
-    assert_eq!(
-        own.iter().map(there).collect::<Vec<_>>(),
-        [false, false, false, true, true]
-    );
+    assert_eq!(own.iter().map(there).collect::<Vec<_>>(), [false, false, false, true, true]);
     let shard = newest_body(dir.path()).parent().unwrap().to_owned();
-    let sizes: Vec<_> = (1..=5)
-        .map(|number| {
-            std::fs::metadata(shard.join(format!("{number:020}.json")))
-                .unwrap()
-                .len()
-                > 0
-        })
-        .collect();
+    let sizes: Vec<_> =
+        (1..=5).map(|number| std::fs::metadata(shard.join(format!("{number:020}.json"))).unwrap().len() > 0).collect();
     assert_eq!(sizes, [false, false, false, true, true]);
     assert_eq!(sizes.iter().filter(|kept| **kept).count(), KEPT_MANIFESTS);
     drop(checkpoints);
@@ -283,20 +237,9 @@ async fn pruning_keeps_what_the_last_manifests_need_and_every_name() {
 
 #[tokio::test]
 async fn unapplied_work_is_carried_on() {
-    let work = |number| Work {
-        number,
-        appends: Vec::new(),
-        changes: None,
-    };
-    let table = TableWork {
-        incarnation: "i".to_owned(),
-        applied_through: 1,
-        pending: vec![work(2), work(3), work(5)],
-    };
-    let manifest = Manifest {
-        tables: BTreeMap::from([("t".to_owned(), table)]),
-        ..manifest(5)
-    };
+    let work = |number| Work { number, appends: Vec::new(), changes: None };
+    let table = TableWork { incarnation: "i".to_owned(), applied_through: 1, pending: vec![work(2), work(3), work(5)] };
+    let manifest = Manifest { tables: BTreeMap::from([("t".to_owned(), table)]), ..manifest(5) };
     let numbers = |incarnation, through| {
         let work = manifest.unapplied("t", incarnation, through);
         work.iter().map(|work| work.number).collect::<Vec<_>>()

@@ -33,18 +33,9 @@ fn events() -> TableSpec {
         Field::new("id", DataType::Utf8, false),
         Field::new("day", DataType::Date32, false),
         Field::new("amount", DataType::Decimal128(28, 6), true),
-        Field::new(
-            "at",
-            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            true,
-        ),
+        Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
     ]);
-    TableSpec {
-        name: "events".to_owned(),
-        schema: Arc::new(schema),
-        key: Vec::new(),
-        partition_by: Vec::new(),
-    }
+    TableSpec { name: "events".to_owned(), schema: Arc::new(schema), key: Vec::new(), partition_by: Vec::new() }
 }
 
 /// Keyed by (id, live), divided by a column that is not part of the key, so that rows move between partitions.
@@ -66,12 +57,8 @@ fn customers() -> TableSpec {
 fn event_rows(ids: &[i64]) -> RecordBatch {
     let amounts = arrow::array::Decimal128Array::from_iter_values(ids.iter().map(|id| i128::from(*id) * 1_500_000));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter_values(
-            ids.iter().map(|id| format!("evt_{id:06}")),
-        )),
-        Arc::new(Date32Array::from_iter_values(
-            ids.iter().map(|id| 19_000 + i32::try_from(id % 3).unwrap()),
-        )),
+        Arc::new(StringArray::from_iter_values(ids.iter().map(|id| format!("evt_{id:06}")))),
+        Arc::new(Date32Array::from_iter_values(ids.iter().map(|id| 19_000 + i32::try_from(id % 3).unwrap()))),
         Arc::new(amounts.with_precision_and_scale(28, 6).unwrap()),
         Arc::new(TimestampMicrosecondArray::from_iter_values(ids.iter().copied()).with_timezone("UTC")),
     ];
@@ -87,9 +74,7 @@ fn customer_changes(changes: &[CustomerChange]) -> RecordBatch {
         Arc::new(BooleanArray::from(vec![true; changes.len()])),
         Arc::new(StringArray::from_iter(changes.iter().map(|change| change.1))),
         Arc::new(Int64Array::from_iter(changes.iter().map(|change| change.2))),
-        Arc::new(Int8Array::from_iter_values(
-            changes.iter().map(|change| if change.2.is_some() { 1 } else { -1 }),
-        )),
+        Arc::new(Int8Array::from_iter_values(changes.iter().map(|change| if change.2.is_some() { 1 } else { -1 }))),
     ];
     RecordBatch::try_new(change_schema(&customers().schema), columns).unwrap()
 }
@@ -100,15 +85,9 @@ async fn select(table: &DeltaTable, sql: &str) -> String {
     let rows = context.sql(sql).await.unwrap().collect().await.unwrap();
     let text = pretty_format_batches(&rows).unwrap().to_string();
     let rows = text.lines().skip(3).filter(|line| !line.starts_with('+'));
-    rows.map(|line| {
-        line.trim_matches('|')
-            .split('|')
-            .map(str::trim)
-            .collect::<Vec<_>>()
-            .join(" ")
-    })
-    .collect::<Vec<_>>()
-    .join("; ")
+    rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join(" "))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 async fn all_customers(table: &DeltaTable) -> String {
@@ -173,10 +152,7 @@ async fn a_missing_or_changed_staged_file_is_an_error_before_the_commit() {
     assert!(error.to_string().contains("has changed"), "{error}");
     std::fs::remove_file(&path).unwrap();
     let error = table.append(1, &staged).await.unwrap_err();
-    assert!(
-        matches!(error, Error::Diverged { .. }) && error.to_string().contains("is missing"),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Diverged { .. }) && error.to_string().contains("is missing"), "{error}");
     assert_eq!((table.version(), table.applied_through()), (0, 0));
     std::fs::write(&path, &body).unwrap();
     assert!(table.append(1, &staged).await.unwrap());
@@ -188,62 +164,32 @@ async fn of_a_key_the_last_change_wins_and_rows_move_between_partitions() {
     let root = tempdir().unwrap();
     let mut table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
     let changes = [
-        customer_changes(&[
-            ("a", Some("DE"), Some(1)),
-            ("b", Some("AT"), Some(2)),
-            ("c", None, Some(3)),
-        ]),
-        customer_changes(&[
-            ("a", Some("DE"), Some(10)),
-            ("d", Some("DE"), Some(4)),
-            ("d", Some("DE"), None),
-        ]),
+        customer_changes(&[("a", Some("DE"), Some(1)), ("b", Some("AT"), Some(2)), ("c", None, Some(3))]),
+        customer_changes(&[("a", Some("DE"), Some(10)), ("d", Some("DE"), Some(4)), ("d", Some("DE"), None)]),
     ];
     assert!(table.upsert(1, &changes).await.unwrap());
     assert!(!table.upsert(1, &changes).await.unwrap(), "the same checkpoint again");
     assert_eq!(all_customers(&table).await, "a DE 10; b AT 2; c  3");
 
-    let moved = [customer_changes(&[
-        ("a", Some("AT"), Some(11)),
-        ("c", Some("DE"), Some(30)),
-        ("zz", None, None),
-    ])];
+    let moved = [customer_changes(&[("a", Some("AT"), Some(11)), ("c", Some("DE"), Some(30)), ("zz", None, None)])];
     assert!(table.upsert(2, &moved).await.unwrap());
     assert_eq!(all_customers(&table).await, "a AT 11; b AT 2; c DE 30");
-    assert_eq!(
-        select(&table, "select id from t where country = 'AT' order by id").await,
-        "a; b"
-    );
+    assert_eq!(select(&table, "select id from t where country = 'AT' order by id").await, "a; b");
 
-    let gone = [customer_changes(&[
-        ("b", None, Some(5)),
-        ("b", None, None),
-        ("a", None, None),
-    ])];
+    let gone = [customer_changes(&[("b", None, Some(5)), ("b", None, None), ("a", None, None)])];
     assert!(table.upsert(3, &gone).await.unwrap());
     assert_eq!(all_customers(&table).await, "c DE 30");
     // A deleted key can come back, in one go too.
-    let back = [customer_changes(&[
-        ("b", None, None),
-        ("b", Some("O'Hare, 1/2 %"), Some(6)),
-    ])];
+    let back = [customer_changes(&[("b", None, None), ("b", Some("O'Hare, 1/2 %"), Some(6))])];
     assert!(table.upsert(4, &back).await.unwrap());
     assert_eq!(all_customers(&table).await, "b O'Hare, 1/2 % 6; c DE 30");
     let edited = [customer_changes(&[("b", Some("O'Hare, 1/2 %"), Some(7))])];
     assert!(table.upsert(5, &edited).await.unwrap());
     assert_eq!(all_customers(&table).await, "b O'Hare, 1/2 % 7; c DE 30");
     // Nothing to do is still done.
-    assert!(
-        table
-            .upsert(6, &[customer_changes(&[("x", None, None)])])
-            .await
-            .unwrap()
-    );
+    assert!(table.upsert(6, &[customer_changes(&[("x", None, None)])]).await.unwrap());
     let again = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
-    assert_eq!(
-        (again.applied_through(), all_customers(&again).await),
-        (6, all_customers(&table).await)
-    );
+    assert_eq!((again.applied_through(), all_customers(&again).await), (6, all_customers(&table).await));
 }
 
 #[tokio::test]
@@ -252,20 +198,11 @@ async fn an_upsert_leaves_files_without_its_keys_alone() {
     let spec = || {
         let schema = Schema::new(vec![
             Field::new("day", DataType::Date32, false),
-            Field::new(
-                "at",
-                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-                false,
-            ),
+            Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false),
             Field::new("value", DataType::Int64, true),
         ]);
         let key = vec!["day".to_owned(), "at".to_owned()];
-        TableSpec {
-            name: "daily".to_owned(),
-            schema: Arc::new(schema),
-            key,
-            partition_by: vec!["day".to_owned()],
-        }
+        TableSpec { name: "daily".to_owned(), schema: Arc::new(schema), key, partition_by: vec!["day".to_owned()] }
     };
     let rows = |rows: &[(i32, i64, i64)]| {
         let columns: Vec<ArrayRef> = vec![
@@ -277,10 +214,7 @@ async fn an_upsert_leaves_files_without_its_keys_alone() {
         [RecordBatch::try_new(change_schema(&spec().schema), columns).unwrap()]
     };
     let mut table = DeltaTable::open_or_create(root.path(), spec()).await.unwrap();
-    table
-        .upsert(1, &rows(&[(1, 1, 1), (2, 1, 2), (3, 1, 3)]))
-        .await
-        .unwrap();
+    table.upsert(1, &rows(&[(1, 1, 1), (2, 1, 2), (3, 1, 3)])).await.unwrap();
     let before = data_files(&root.path().join("daily"));
     table.upsert(2, &rows(&[(2, 1, 20), (2, 2, 22)])).await.unwrap();
     assert_eq!(
@@ -298,9 +232,8 @@ async fn an_upsert_into_a_large_file_changes_its_rows_and_no_others() {
     let ids: Vec<String> = (0..40_000).map(|id| format!("cus_{id:05}")).collect();
     let all: Vec<CustomerChange> = ids.iter().map(|id| (id.as_str(), None, Some(1))).collect();
     table.upsert(1, &[customer_changes(&all)]).await.unwrap();
-    let some: Vec<CustomerChange> = (0..40)
-        .map(|at| (ids[at * 1_000].as_str(), None, (at % 2 == 0).then_some(1_000)))
-        .collect();
+    let some: Vec<CustomerChange> =
+        (0..40).map(|at| (ids[at * 1_000].as_str(), None, (at % 2 == 0).then_some(1_000))).collect();
     table.upsert(2, &[customer_changes(&some)]).await.unwrap();
     let sums = "select count(*), count(distinct id), sum(mrr) from t";
     assert_eq!(select(&table, sums).await, "39980 39980 59960");
@@ -312,15 +245,9 @@ async fn an_upsert_into_a_large_file_changes_its_rows_and_no_others() {
 async fn rows_that_do_not_fit_are_refused() {
     let root = tempdir().unwrap();
     let table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
-    assert!(matches!(
-        table.stage(&[customer_changes(&[("a", None, None)])]).await,
-        Err(Error::Bug { .. })
-    ));
+    assert!(matches!(table.stage(&[customer_changes(&[("a", None, None)])]).await, Err(Error::Bug { .. })));
     let mut table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
-    assert!(matches!(
-        table.upsert(1, &[event_rows(&[1])]).await,
-        Err(Error::Bug { .. })
-    ));
+    assert!(matches!(table.upsert(1, &[event_rows(&[1])]).await, Err(Error::Bug { .. })));
     let good = customer_changes(&[("a", None, Some(1))]);
     let mut columns = good.columns().to_vec();
     columns[4] = Arc::new(Int8Array::from(vec![0]));
@@ -335,60 +262,25 @@ async fn a_table_that_this_program_did_not_make_is_refused() {
     let root = tempdir().unwrap();
     DeltaTable::open_or_create(root.path(), events()).await.unwrap();
     let mut other = events();
-    let mut fields: Vec<_> = other
-        .schema
-        .fields()
-        .iter()
-        .map(|field| field.as_ref().clone())
-        .collect();
+    let mut fields: Vec<_> = other.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
     fields[2] = Field::new("amount", DataType::Int64, true);
     other.schema = Arc::new(Schema::new(fields));
     let error = DeltaTable::open_or_create(root.path(), other).await.err().unwrap();
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");
-    assert!(
-        error
-            .to_string()
-            .contains("`amount` is column 3 of type Decimal128(28, 6)"),
-        "{error}"
-    );
-    let other = TableSpec {
-        partition_by: vec!["day".to_owned()],
-        ..events()
-    };
-    assert!(matches!(
-        DeltaTable::open_or_create(root.path(), other).await,
-        Err(Error::Mismatch { .. })
-    ));
+    assert!(error.to_string().contains("`amount` is column 3 of type Decimal128(28, 6)"), "{error}");
+    let other = TableSpec { partition_by: vec!["day".to_owned()], ..events() };
+    assert!(matches!(DeltaTable::open_or_create(root.path(), other).await, Err(Error::Mismatch { .. })));
 
     let url = url::Url::from_directory_path(root.path().join("events")).unwrap();
     let foreign = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
-    let property = (
-        "delta.setTransactionRetentionDuration".to_owned(),
-        "interval 1 days".to_owned(),
-    );
-    foreign
-        .set_tbl_properties()
-        .with_properties([property].into())
-        .await
-        .unwrap();
+    let property = ("delta.setTransactionRetentionDuration".to_owned(), "interval 1 days".to_owned());
+    foreign.set_tbl_properties().with_properties([property].into()).await.unwrap();
     let error = DeltaTable::open_or_create(root.path(), events()).await.err().unwrap();
     assert!(error.to_string().contains("setTransactionRetentionDuration"), "{error}");
 
-    let naive = Schema::new(vec![Field::new(
-        "at",
-        DataType::Timestamp(TimeUnit::Nanosecond, None),
-        true,
-    )]);
-    let spec = TableSpec {
-        name: "naive".to_owned(),
-        schema: Arc::new(naive),
-        key: vec![],
-        partition_by: vec![],
-    };
-    assert!(matches!(
-        DeltaTable::open_or_create(root.path(), spec).await,
-        Err(Error::Spec { .. })
-    ));
+    let naive = Schema::new(vec![Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), true)]);
+    let spec = TableSpec { name: "naive".to_owned(), schema: Arc::new(naive), key: vec![], partition_by: vec![] };
+    assert!(matches!(DeltaTable::open_or_create(root.path(), spec).await, Err(Error::Spec { .. })));
 }
 
 #[tokio::test]
@@ -406,47 +298,26 @@ async fn work_planned_before_a_compaction_neither_doubles_nor_loses_rows() {
     let mut events_table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
     let mut customers_table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
     for number in 1..=10 {
-        let staged = events_table
-            .stage(&[event_rows(&[i64::try_from(number).unwrap()])])
-            .await
-            .unwrap();
+        let staged = events_table.stage(&[event_rows(&[i64::try_from(number).unwrap()])]).await.unwrap();
         events_table.append(number, &staged).await.unwrap();
         let id = format!("c{number:02}");
-        customers_table
-            .upsert(number, &[customer_changes(&[(&id, Some("DE"), Some(1))])])
-            .await
-            .unwrap();
+        customers_table.upsert(number, &[customer_changes(&[(&id, Some("DE"), Some(1))])]).await.unwrap();
     }
     assert_eq!((events_table.files(), customers_table.files()), (10, 10));
     // Decided, not yet applied, when another handle on the same tables compacts them.
     let staged = events_table.stage(&[event_rows(&[11])]).await.unwrap();
     let mut other = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
-    assert_eq!(
-        (other.maintain(&BTreeSet::new()).await.unwrap().merged, other.files()),
-        (10, 1)
-    );
+    assert_eq!((other.maintain(&BTreeSet::new()).await.unwrap().merged, other.files()), (10, 1));
     let mut other = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
-    assert_eq!(
-        (other.maintain(&BTreeSet::new()).await.unwrap().merged, other.files()),
-        (10, 1)
-    );
+    assert_eq!((other.maintain(&BTreeSet::new()).await.unwrap().merged, other.files()), (10, 1));
     assert_eq!(other.applied_through(), 10, "compaction is no checkpoint");
 
     assert!(events_table.append(11, &staged).await.unwrap());
-    let changes = [customer_changes(&[
-        ("c01", Some("DE"), Some(100)),
-        ("c02", None, None),
-        ("c11", Some("DE"), Some(1)),
-    ])];
+    let changes =
+        [customer_changes(&[("c01", Some("DE"), Some(100)), ("c02", None, None), ("c11", Some("DE"), Some(1))])];
     assert!(customers_table.upsert(11, &changes).await.unwrap());
-    assert_eq!(
-        select(&events_table, "select count(*), count(distinct id) from t").await,
-        "11 11"
-    );
-    assert_eq!(
-        select(&customers_table, "select count(*), count(distinct id), sum(mrr) from t").await,
-        "10 10 109"
-    );
+    assert_eq!(select(&events_table, "select count(*), count(distinct id) from t").await, "11 11");
+    assert_eq!(select(&customers_table, "select count(*), count(distinct id), sum(mrr) from t").await, "10 10 109");
     // A handle that missed all of it notices that the work is done.
     other.upsert(11, &changes).await.unwrap();
     assert_eq!(all_customers(&other).await, all_customers(&customers_table).await);
@@ -481,11 +352,7 @@ async fn old_log_entries_go_and_what_is_applied_stays_known() {
     let url = url::Url::from_directory_path(root.path().join("events")).unwrap();
     let other = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
     let property = ("delta.checkpointInterval".to_owned(), "3".to_owned());
-    other
-        .set_tbl_properties()
-        .with_properties([property].into())
-        .await
-        .unwrap();
+    other.set_tbl_properties().with_properties([property].into()).await.unwrap();
     let before = table.provider();
     for number in 1..=7 {
         let staged = table.stage(&[event_rows(&[number])]).await.unwrap();
@@ -494,10 +361,7 @@ async fn old_log_entries_go_and_what_is_applied_stays_known() {
     let log = root.path().join("events/_delta_log");
     let two_hours_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(2 * 3_600);
     for entry in std::fs::read_dir(&log).unwrap() {
-        let file = std::fs::File::options()
-            .write(true)
-            .open(entry.unwrap().path())
-            .unwrap();
+        let file = std::fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
         file.set_modified(two_hours_ago).unwrap();
     }
     let done = table.maintain(&BTreeSet::new()).await.unwrap();
@@ -542,22 +406,13 @@ impl Engine {
         let mut tables = BTreeMap::new();
         for spec in [events(), customers()] {
             let name = spec.name.clone();
-            tables.insert(
-                name,
-                DeltaTable::open_or_create(&dir.join("tables"), spec).await.unwrap(),
-            );
+            tables.insert(name, DeltaTable::open_or_create(&dir.join("tables"), spec).await.unwrap());
         }
         let commits = commits::open(&dir.join("tables")).await.unwrap();
         recover(&checkpoints, &mut tables).await.unwrap();
-        let mut engine = Self {
-            checkpoints,
-            tables,
-            commits,
-        };
+        let mut engine = Self { checkpoints, tables, commits };
         if let Some(manifest) = engine.checkpoints.latest() {
-            commits::publish(&mut engine.commits, manifest, &engine.tables)
-                .await
-                .unwrap();
+            commits::publish(&mut engine.commits, manifest, &engine.tables).await.unwrap();
         }
         engine
     }
@@ -579,28 +434,17 @@ impl Engine {
         let ids: Vec<String> = (epoch..epoch + 4).map(|id| format!("cus_{id}")).collect();
         let countries = ["DE", "AT", "US"];
         let country = |at: usize| Some(countries[(at + usize::try_from(epoch).unwrap()) % 3]);
-        let mut changes: Vec<CustomerChange> = ids
-            .iter()
-            .enumerate()
-            .map(|(at, id)| (id.as_str(), country(at), Some(epoch)))
-            .collect();
+        let mut changes: Vec<CustomerChange> =
+            ids.iter().enumerate().map(|(at, id)| (id.as_str(), country(at), Some(epoch))).collect();
         let gone = format!("cus_{}", epoch - 1);
         changes.push((&gone, None, None));
         let changes = encode_changes(&[customer_changes(&changes)]).unwrap();
         let changes = self.checkpoints.put_blob("customers", changes).await.unwrap();
         fuse.step()?;
-        let state = self
-            .checkpoints
-            .put_blob("state", format!("after {epoch}").into())
-            .await
-            .unwrap();
+        let state = self.checkpoints.put_blob("state", format!("after {epoch}").into()).await.unwrap();
         let previous = self.checkpoints.latest();
         let work = |table: &str, appends, changes| {
-            let work = Work {
-                number,
-                appends,
-                changes,
-            };
+            let work = Work { number, appends, changes };
             (table.to_owned(), table_work(previous, &self.tables[table], Some(work)))
         };
         let manifest = Manifest {
@@ -613,29 +457,20 @@ impl Engine {
             committed_at: EventTime::from_seconds(epoch),
             fingerprints: BTreeMap::new(),
             state: BTreeMap::from([("state".to_owned(), state)]),
-            tables: BTreeMap::from([
-                work("events", appends, None),
-                work("customers", Vec::new(), Some(changes)),
-            ]),
+            tables: BTreeMap::from([work("events", appends, None), work("customers", Vec::new(), Some(changes))]),
         };
         fuse.step()?;
         self.checkpoints.decide(manifest).await.unwrap();
         fuse.step()?;
         let manifest = self.checkpoints.latest().unwrap();
-        apply(&self.checkpoints, manifest, self.tables.get_mut("events"))
-            .await
-            .unwrap();
+        apply(&self.checkpoints, manifest, self.tables.get_mut("events")).await.unwrap();
         fuse.step()?;
         // The keyed table follows every second checkpoint.
         if number.is_multiple_of(2) {
-            apply(&self.checkpoints, manifest, self.tables.get_mut("customers"))
-                .await
-                .unwrap();
+            apply(&self.checkpoints, manifest, self.tables.get_mut("customers")).await.unwrap();
             fuse.step()?;
         }
-        commits::publish(&mut self.commits, manifest, &self.tables)
-            .await
-            .unwrap();
+        commits::publish(&mut self.commits, manifest, &self.tables).await.unwrap();
         fuse.step()?;
         self.checkpoints.prune().await.unwrap();
         if number.is_multiple_of(3) {
@@ -647,21 +482,14 @@ impl Engine {
                 .map(|file| file.path.clone())
                 .collect();
             fuse.step()?;
-            self.tables
-                .get_mut("events")
-                .unwrap()
-                .maintain(&unapplied)
-                .await
-                .unwrap();
+            self.tables.get_mut("events").unwrap().maintain(&unapplied).await.unwrap();
         }
         Ok(())
     }
 
     async fn contents(&mut self) -> [String; 4] {
         let manifest = self.checkpoints.latest().unwrap().clone();
-        apply(&self.checkpoints, &manifest, self.tables.values_mut())
-            .await
-            .unwrap();
+        apply(&self.checkpoints, &manifest, self.tables.values_mut()).await.unwrap();
         let state = self.checkpoints.read_blob(&manifest.state["state"]).await.unwrap();
         [
             select(&self.tables["events"], "select id, amount from t order by id").await,
@@ -699,11 +527,7 @@ async fn a_crash_between_any_two_steps_changes_nothing() {
                 drop(engine);
                 let mut engine = Engine::start(dir.path(), "third").await;
                 engine.run(&mut Fuse(usize::MAX)).await.unwrap();
-                assert_eq!(
-                    &engine.contents().await,
-                    expected,
-                    "crash after {crash_after} steps, then {again:?}"
-                );
+                assert_eq!(&engine.contents().await, expected, "crash after {crash_after} steps, then {again:?}");
             }
         })
         .await;
@@ -727,9 +551,7 @@ async fn tables_and_checkpoints_that_do_not_belong_together_are_fatal() {
 
     // A table was made anew. When that was meant, it starts from nothing: old work is not for it.
     std::fs::remove_dir_all(dir.path().join("tables/events")).unwrap();
-    let anew = DeltaTable::open_or_create(&dir.path().join("tables"), events())
-        .await
-        .unwrap();
+    let anew = DeltaTable::open_or_create(&dir.path().join("tables"), events()).await.unwrap();
     tables.insert("events".to_owned(), anew);
     let checkpoints = Checkpoints::claim(&dir.path().join("checkpoints"), "b").await.unwrap();
     let error = recover(&checkpoints, &mut tables).await.unwrap_err();
@@ -739,11 +561,6 @@ async fn tables_and_checkpoints_that_do_not_belong_together_are_fatal() {
     let manifest = checkpoints.latest().unwrap();
     apply(&checkpoints, manifest, [&mut anew]).await.unwrap();
     assert_eq!((anew.version(), anew.applied_through()), (0, 0));
-    assert!(
-        manifest.tables["events"]
-            .pending
-            .iter()
-            .any(|work| work.number == manifest.number)
-    );
+    assert!(manifest.tables["events"].pending.iter().any(|work| work.number == manifest.number));
     assert!(table_work(Some(manifest), &anew, None).pending.is_empty());
 }

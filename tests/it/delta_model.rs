@@ -38,12 +38,7 @@ fn spec() -> TableSpec {
         Field::new("day", DataType::Date32, false),
     ]);
     let key = vec!["id".to_owned(), "day".to_owned()];
-    TableSpec {
-        name: "t".to_owned(),
-        schema: Arc::new(schema),
-        key,
-        partition_by: vec!["region".to_owned()],
-    }
+    TableSpec { name: "t".to_owned(), schema: Arc::new(schema), key, partition_by: vec!["region".to_owned()] }
 }
 
 fn id(key: u8) -> String {
@@ -57,15 +52,11 @@ fn region(region: u8) -> Option<String> {
 fn batch(changes: &[Change]) -> RecordBatch {
     let row = |change: &Change| change.2.unwrap_or((0, None));
     let columns: Vec<ArrayRef> = vec![
-        Arc::new(StringArray::from_iter(
-            changes.iter().map(|change| region(row(change).0)),
-        )),
+        Arc::new(StringArray::from_iter(changes.iter().map(|change| region(row(change).0)))),
         Arc::new(StringArray::from_iter_values(changes.iter().map(|change| id(change.0)))),
         Arc::new(Int64Array::from_iter(changes.iter().map(|change| row(change).1))),
         Arc::new(Date32Array::from_iter_values(changes.iter().map(|change| change.1))),
-        Arc::new(Int8Array::from_iter_values(
-            changes.iter().map(|change| if change.2.is_some() { 1 } else { -1 }),
-        )),
+        Arc::new(Int8Array::from_iter_values(changes.iter().map(|change| if change.2.is_some() { 1 } else { -1 }))),
     ];
     RecordBatch::try_new(change_schema(&spec().schema), columns).unwrap()
 }
@@ -73,17 +64,12 @@ fn batch(changes: &[Change]) -> RecordBatch {
 async fn contents(table: &DeltaTable) -> Vec<((String, i32), (Option<String>, Option<i64>))> {
     let context = SessionContext::new();
     context.register_table("t", table.provider()).unwrap();
-    let query = context
-        .sql("select region, id, value, day from t order by id, day")
-        .await
-        .unwrap();
+    let query = context.sql("select region, id, value, day from t order by id, day").await.unwrap();
     let mut rows = Vec::new();
     for batch in query.collect().await.unwrap() {
         let (regions, ids) = (batch.column(0).as_string::<i32>(), batch.column(1).as_string::<i32>());
-        let (values, days) = (
-            batch.column(2).as_primitive::<Int64Type>(),
-            batch.column(3).as_primitive::<Date32Type>(),
-        );
+        let (values, days) =
+            (batch.column(2).as_primitive::<Int64Type>(), batch.column(3).as_primitive::<Date32Type>());
         for at in 0..batch.num_rows() {
             let region = regions.is_valid(at).then(|| regions.value(at).to_owned());
             let value = values.is_valid(at).then(|| values.value(at));

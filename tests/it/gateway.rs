@@ -58,12 +58,7 @@ impl MemoryLog {
     }
 
     fn bodies(&self) -> Vec<Bytes> {
-        self.records
-            .lock()
-            .unwrap()
-            .iter()
-            .map(|record| record.body.clone())
-            .collect()
+        self.records.lock().unwrap().iter().map(|record| record.body.clone()).collect()
     }
 
     fn appends(&self) -> usize {
@@ -89,12 +84,7 @@ impl EventLog for MemoryLog {
         }
         let mut all = self.records.lock().unwrap();
         let first = all.len() as u64;
-        let positions = (0..records.len() as u64)
-            .map(|n| Position {
-                partition: 0,
-                offset: first + n,
-            })
-            .collect();
+        let positions = (0..records.len() as u64).map(|n| Position { partition: 0, offset: first + n }).collect();
         all.extend(records);
         Ok(positions)
     }
@@ -115,13 +105,7 @@ fn options() -> Options {
 async fn start_at(options: Options, log: &Arc<MemoryLog>, now: i64) -> Result<Handle, Error> {
     let admission = Admission::new(Redactor::builtin().unwrap(), "acct_own".into());
     let clock = Arc::new(move || EventTime::from_seconds(now));
-    gateway::start(
-        options,
-        Arc::clone(log) as Arc<dyn EventLog>,
-        Arc::new(admission),
-        clock,
-    )
-    .await
+    gateway::start(options, Arc::clone(log) as Arc<dyn EventLog>, Arc::new(admission), clock).await
 }
 
 async fn start(options: Options, log: &Arc<MemoryLog>) -> Handle {
@@ -154,13 +138,7 @@ fn header(body: &[u8], secret: &str, age: i64) -> String {
 }
 
 async fn post(gateway: &Handle, body: Vec<u8>, signature: &str) -> Response {
-    client()
-        .post(url(gateway))
-        .header("Stripe-Signature", signature)
-        .body(body)
-        .send()
-        .await
-        .unwrap()
+    client().post(url(gateway)).header("Stripe-Signature", signature).body(body).send().await.unwrap()
 }
 
 async fn post_signed(gateway: &Handle, body: Vec<u8>) -> Response {
@@ -185,12 +163,7 @@ async fn what_is_answered_200_is_in_the_log_by_then_and_without_anything_persona
         async move {
             assert_eq!(post_signed(gateway, event(n)).await.status(), StatusCode::OK);
             let id = format!("\"evt_{n}\"");
-            assert!(
-                log.bodies()
-                    .iter()
-                    .any(|body| String::from_utf8_lossy(body).contains(&id)),
-                "{id}"
-            );
+            assert!(log.bodies().iter().any(|body| String::from_utf8_lossy(body).contains(&id)), "{id}");
         }
     }))
     .await;
@@ -198,11 +171,7 @@ async fn what_is_answered_200_is_in_the_log_by_then_and_without_anything_persona
     for personal in ["ada@example.com", "Lovelace", "2345678"] {
         assert!(!stored.contains(personal), "{personal} was stored");
     }
-    let status = client()
-        .get(format!("http://{}/status", gateway.local_addr()))
-        .send()
-        .await
-        .unwrap();
+    let status = client().get(format!("http://{}/status", gateway.local_addr())).send().await.unwrap();
     let status = status.text().await.unwrap();
     assert!(!status.contains("Lovelace"));
     let status: Value = serde_json::from_str(&status).unwrap();
@@ -214,14 +183,7 @@ async fn what_is_answered_200_is_in_the_log_by_then_and_without_anything_persona
 #[tokio::test]
 async fn nothing_unsigned_altered_old_or_too_large_reaches_the_log() {
     let log = MemoryLog::new();
-    let gateway = start(
-        Options {
-            max_body_bytes: 10_000,
-            ..options()
-        },
-        &log,
-    )
-    .await;
+    let gateway = start(Options { max_body_bytes: 10_000, ..options() }, &log).await;
     let body = event(1);
     let good = header(&body, SECRET, 0);
     let mut altered = body.clone();
@@ -240,10 +202,7 @@ async fn nothing_unsigned_altered_old_or_too_large_reaches_the_log() {
         let response = post(&gateway, body, &header).await;
         assert_eq!(response.status(), expected, "{header}");
         let text = response.text().await.unwrap();
-        assert!(
-            text.len() < 80 && !text.contains("evt_") && !text.contains("whsec_"),
-            "{text}"
-        );
+        assert!(text.len() < 80 && !text.contains("evt_") && !text.contains("whsec_"), "{text}");
     }
     assert_eq!(log.appends(), 0);
     let refused = gateway.status().refused;
@@ -256,14 +215,8 @@ async fn nothing_unsigned_altered_old_or_too_large_reaches_the_log() {
 #[tokio::test]
 async fn during_a_roll_of_secrets_both_are_accepted() {
     let log = MemoryLog::new();
-    let gateway = start(
-        Options {
-            secrets: vec![Secret::new("whsec_new"), Secret::new(SECRET)],
-            ..options()
-        },
-        &log,
-    )
-    .await;
+    let gateway =
+        start(Options { secrets: vec![Secret::new("whsec_new"), Secret::new(SECRET)], ..options() }, &log).await;
     for secret in ["whsec_new", SECRET] {
         let body = event(1);
         let signature = header(&body, secret, 0);
@@ -284,20 +237,14 @@ async fn while_the_log_fails_nothing_is_acknowledged_and_then_it_goes_on() {
     log.fails.store(false, Ordering::SeqCst);
     assert_eq!(post_signed(&gateway, event(1)).await.status(), StatusCode::OK);
     let status = gateway.status();
-    assert_eq!(
-        (status.received, status.appended, status.refused.log_unavailable),
-        (2, 1, 1)
-    );
+    assert_eq!((status.received, status.appended, status.refused.log_unavailable), (2, 1, 1));
     gateway.shutdown().await;
 }
 
 #[tokio::test]
 async fn more_requests_at_once_than_allowed_are_put_off_and_the_others_answered() {
     let log = MemoryLog::new();
-    let options = Options {
-        max_in_flight: 2,
-        ..options()
-    };
+    let options = Options { max_in_flight: 2, ..options() };
     let gateway = Arc::new(start(options, &log).await);
     log.open.send_replace(false);
     let in_work: Vec<_> = (0..2)
@@ -321,19 +268,9 @@ async fn more_requests_at_once_than_allowed_are_put_off_and_the_others_answered(
 #[tokio::test]
 async fn a_log_or_a_body_that_is_too_slow_is_answered_in_time() {
     let log = MemoryLog::new();
-    let gateway = start(
-        Options {
-            request_timeout: Duration::from_millis(200),
-            ..options()
-        },
-        &log,
-    )
-    .await;
+    let gateway = start(Options { request_timeout: Duration::from_millis(200), ..options() }, &log).await;
     log.open.send_replace(false);
-    assert_eq!(
-        post_signed(&gateway, event(1)).await.status(),
-        StatusCode::SERVICE_UNAVAILABLE
-    );
+    assert_eq!(post_signed(&gateway, event(1)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     log.open.send_replace(true);
 
     let mut stream = TcpStream::connect(gateway.local_addr()).await.unwrap();
@@ -371,13 +308,7 @@ async fn a_shutdown_answers_what_is_in_work() {
     log.open.send_replace(false);
     let (url, body) = (url(&gateway), event(1));
     let signature = header(&body, SECRET, 0);
-    let request = tokio::spawn(
-        client()
-            .post(url)
-            .header("Stripe-Signature", signature)
-            .body(body)
-            .send(),
-    );
+    let request = tokio::spawn(client().post(url).header("Stripe-Signature", signature).body(body).send());
     until("the append to begin", || log.appends() == 1).await;
     let shutdown = tokio::spawn(gateway.shutdown());
     log.open.send_replace(true);
@@ -394,16 +325,7 @@ async fn without_a_secret_it_does_not_start() {
         assert!(matches!(error, Error::NoSecret) && error.to_string().contains("TRIBUTARY_WEBHOOK_SECRET"));
     }
     for max_body_bytes in [0, log::MAX_RECORD_BYTES + 1] {
-        let error = start_at(
-            Options {
-                max_body_bytes,
-                ..options()
-            },
-            &log,
-            NOW,
-        )
-        .await
-        .unwrap_err();
+        let error = start_at(Options { max_body_bytes, ..options() }, &log, NOW).await.unwrap_err();
         assert!(matches!(error, Error::Limit(_)));
     }
 }
@@ -413,12 +335,7 @@ async fn it_answers_health_checks_and_nothing_else() {
     let log = MemoryLog::new();
     let gateway = start(options(), &log).await;
     let get = async |path: &str| {
-        client()
-            .get(format!("http://{}{path}", gateway.local_addr()))
-            .send()
-            .await
-            .unwrap()
-            .status()
+        client().get(format!("http://{}{path}", gateway.local_addr())).send().await.unwrap().status()
     };
     assert_eq!(get("/healthz").await, StatusCode::OK);
     assert_eq!(get(WEBHOOK_PATH).await, StatusCode::METHOD_NOT_ALLOWED);
@@ -438,11 +355,7 @@ fn send_with_the_sdk(python: &str, url: &str, body: &[u8], arguments: &[&str]) -
         .unwrap();
     process.stdin.take().unwrap().write_all(body).unwrap();
     let output = process.wait_with_output().unwrap();
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .trim()
-        .parse()
-        .expect("a status on standard output")
+    String::from_utf8(output.stdout).unwrap().trim().parse().expect("a status on standard output")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -455,9 +368,7 @@ async fn events_signed_by_stripes_own_sdk_are_accepted_and_only_while_fresh() {
     // The SDK signs with the real time.
     let gateway = start_at(options(), &log, chrono::Utc::now().timestamp()).await.unwrap();
     let url = url(&gateway);
-    let not_ascii = String::from_utf8(event(1))
-        .unwrap()
-        .replace("Ada Lovelace", "Ада Лавлейс 💶");
+    let not_ascii = String::from_utf8(event(1)).unwrap().replace("Ada Lovelace", "Ада Лавлейс 💶");
     let not_ascii = not_ascii.into_bytes();
     let statuses = tokio::task::spawn_blocking(move || {
         [

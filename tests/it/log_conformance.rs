@@ -44,9 +44,7 @@ promises! {
 }
 
 fn keyed(count: usize) -> Vec<NewRecord> {
-    (0..count)
-        .map(|n| record(&format!("key {}", n % 17), &format!("body {n}")))
-        .collect()
+    (0..count).map(|n| record(&format!("key {}", n % 17), &format!("body {n}"))).collect()
 }
 
 async fn what_was_appended_is_there_after_reopening(place: Place) {
@@ -57,17 +55,11 @@ async fn what_was_appended_is_there_after_reopening(place: Place) {
     drop(log);
 
     let log = place.open().await;
-    let read: HashMap<_, _> = read_all(&*log, 100)
-        .await
-        .into_iter()
-        .map(|r| ((r.partition, r.offset), (r.key, r.body)))
-        .collect();
+    let read: HashMap<_, _> =
+        read_all(&*log, 100).await.into_iter().map(|r| ((r.partition, r.offset), (r.key, r.body))).collect();
     assert_eq!(read.len(), 100);
     for (position, appended) in positions.iter().zip(batch) {
-        assert_eq!(
-            read[&(position.partition, position.offset)],
-            (appended.key, appended.body)
-        );
+        assert_eq!(read[&(position.partition, position.offset)], (appended.key, appended.body));
     }
     // What comes after goes after.
     let ends = log.end_offsets().await.unwrap();
@@ -80,18 +72,10 @@ async fn any_bytes_come_back_as_they_were(place: Place) {
     let log = place.open().await;
     assert_eq!(log.append(Vec::new()).await.unwrap(), []);
     let all: Vec<u8> = (0..=255).collect();
-    let odd = [
-        (&all[..], &b""[..]),
-        (b"", &all),
-        (b"\0", b"\0\0"),
-        ("ключ".as_bytes(), "событие 🎉".as_bytes()),
-    ];
+    let odd = [(&all[..], &b""[..]), (b"", &all), (b"\0", b"\0\0"), ("ключ".as_bytes(), "событие 🎉".as_bytes())];
     let batch: Vec<_> = odd
         .iter()
-        .map(|(k, b)| NewRecord {
-            key: Bytes::copy_from_slice(k),
-            body: Bytes::copy_from_slice(b),
-        })
+        .map(|(k, b)| NewRecord { key: Bytes::copy_from_slice(k), body: Bytes::copy_from_slice(b) })
         .collect();
     let positions = log.append(batch).await.unwrap();
     for (position, (key, body)) in positions.into_iter().zip(odd) {
@@ -104,9 +88,8 @@ async fn records_of_a_key_stay_in_order_in_the_partition_of_their_hash(place: Pl
     let log = place.open().await;
     let partitions = log.partitions().await.unwrap();
     for start in 0..20 {
-        let batch: Vec<_> = (0..50)
-            .map(|n| record(&format!("key {}", n % 7), &format!("{:06}", start * 50 + n)))
-            .collect();
+        let batch: Vec<_> =
+            (0..50).map(|n| record(&format!("key {}", n % 7), &format!("{:06}", start * 50 + n))).collect();
         let keys: Vec<_> = batch.iter().map(|r| r.key.clone()).collect();
         for (position, key) in log.append(batch).await.unwrap().iter().zip(keys) {
             assert_eq!(position.partition, partition_of(&key, partitions));
@@ -123,18 +106,10 @@ async fn records_of_a_key_stay_in_order_in_the_partition_of_their_hash(place: Pl
 async fn reading_resumes_from_any_offset_of_any_partition(place: Place) {
     let log = place.open().await;
     let positions = log.append(keyed(400)).await.unwrap();
-    let bodies: HashMap<_, _> = positions
-        .iter()
-        .zip(keyed(400))
-        .map(|(p, r)| ((p.partition, p.offset), r.body))
-        .collect();
+    let bodies: HashMap<_, _> =
+        positions.iter().zip(keyed(400)).map(|(p, r)| ((p.partition, p.offset), r.body)).collect();
     // On, back and across, in small steps and in large ones.
-    for (i, at) in positions
-        .iter()
-        .enumerate()
-        .step_by(41)
-        .chain(positions.iter().enumerate().rev().step_by(97))
-    {
+    for (i, at) in positions.iter().enumerate().step_by(41).chain(positions.iter().enumerate().rev().step_by(97)) {
         let most = 1 + i % 40;
         let read = log.read(at.partition, at.offset, most, SOON).await.unwrap();
         assert!(!read.is_empty() && read.len() <= most);
@@ -181,40 +156,18 @@ async fn a_record_up_to_the_limit_passes_and_a_larger_one_is_refused(place: Plac
     let large = |bytes: usize| {
         // Random, so that compression does not help.
         let body: Vec<u8> = (0..bytes - 4).map(|_| rand::random()).collect();
-        NewRecord {
-            key: Bytes::from_static(b"4444"),
-            body: body.into(),
-        }
+        NewRecord { key: Bytes::from_static(b"4444"), body: body.into() }
     };
-    let batch = vec![
-        large(MAX_RECORD_BYTES),
-        record("4444", "small"),
-        large(MAX_RECORD_BYTES - 1),
-    ];
+    let batch = vec![large(MAX_RECORD_BYTES), record("4444", "small"), large(MAX_RECORD_BYTES - 1)];
     let positions = log.append(batch.clone()).await.unwrap();
     let read = read_some(&*log, positions[0], 3).await;
     for (read, appended) in read.iter().zip(&batch) {
-        assert!(
-            read.body == appended.body,
-            "{} bytes came back as {}",
-            appended.body.len(),
-            read.body.len()
-        );
+        assert!(read.body == appended.body, "{} bytes came back as {}", appended.body.len(), read.body.len());
     }
-    let refused = log
-        .append(vec![record("4444", "before"), large(MAX_RECORD_BYTES + 1)])
-        .await;
-    assert_eq!(
-        refused,
-        Err(Error::TooLarge {
-            bytes: MAX_RECORD_BYTES + 1
-        })
-    );
+    let refused = log.append(vec![record("4444", "before"), large(MAX_RECORD_BYTES + 1)]).await;
+    assert_eq!(refused, Err(Error::TooLarge { bytes: MAX_RECORD_BYTES + 1 }));
     // The whole batch was.
-    assert_eq!(
-        log.end_offsets().await.unwrap()[positions[0].partition as usize],
-        positions[2].offset + 1
-    );
+    assert_eq!(log.end_offsets().await.unwrap()[positions[0].partition as usize], positions[2].offset + 1);
 }
 
 async fn a_slow_reader_misses_nothing(place: Place) {
@@ -223,9 +176,7 @@ async fn a_slow_reader_misses_nothing(place: Place) {
     let (written, mut progress) = tokio::sync::watch::channel(0);
     let writer = tokio::spawn(async move {
         for n in 0..BATCHES {
-            log.append((0..10).map(|i| record("one", &format!("{:06}", n * 10 + i))).collect())
-                .await
-                .unwrap();
+            log.append((0..10).map(|i| record("one", &format!("{:06}", n * 10 + i))).collect()).await.unwrap();
             written.send_replace(n);
         }
     });
@@ -251,19 +202,13 @@ async fn concurrent_appends_all_get_places_of_their_own(place: Place) {
         let log: Arc<dyn EventLog> = log.clone();
         tokio::spawn(async move {
             let body = format!("body {n}");
-            (
-                log.append(vec![record(&format!("key {n}"), &body)]).await.unwrap()[0],
-                body,
-            )
+            (log.append(vec![record(&format!("key {n}"), &body)]).await.unwrap()[0], body)
         })
     });
     let mut bodies = HashMap::new();
     for append in appends.collect::<Vec<_>>() {
         let (position, body) = append.await.unwrap();
-        assert!(
-            bodies.insert((position.partition, position.offset), body).is_none(),
-            "{position:?} given twice"
-        );
+        assert!(bodies.insert((position.partition, position.offset), body).is_none(), "{position:?} given twice");
     }
     for read in read_all(&*log, 200).await {
         assert_eq!(read.body, bodies[&(read.partition, read.offset)]);
@@ -275,9 +220,7 @@ async fn several_processes_append_and_read_at_once(place: Place) {
     const WRITERS: usize = 3;
     let log = place.open().await;
     let reader = place.spawn("read", "reader", WRITERS * APPENDS * BATCH);
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|w| place.spawn("append", &format!("writer{w}"), APPENDS))
-        .collect();
+    let writers: Vec<_> = (0..WRITERS).map(|w| place.spawn("append", &format!("writer{w}"), APPENDS)).collect();
 
     let mut read: Vec<_> = read_all(&*log, WRITERS * APPENDS * BATCH).await;
     let mut last: HashMap<(u32, &Bytes), &Bytes> = HashMap::new();
@@ -300,10 +243,7 @@ async fn several_processes_append_and_read_at_once(place: Place) {
 async fn reading_at_the_end_waits_and_wakes(place: Place) {
     let (log, other) = (place.open().await, place.open().await);
     let first = log.append(vec![record("one", "first")]).await.unwrap()[0];
-    let end = Position {
-        offset: first.offset + 1,
-        ..first
-    };
+    let end = Position { offset: first.offset + 1, ..first };
 
     let short = Duration::from_millis(300);
     let started = tokio::time::Instant::now();
@@ -327,18 +267,10 @@ async fn reading_at_the_end_waits_and_wakes(place: Place) {
 
 async fn an_offset_beyond_the_end_is_an_error(place: Place) {
     let log = place.open().await;
-    let at = log
-        .append(vec![record("one", "first"), record("one", "second")])
-        .await
-        .unwrap()[1];
+    let at = log.append(vec![record("one", "first"), record("one", "second")]).await.unwrap()[1];
     for beyond in [1, 1000, 1 << 60] {
         let offset = at.offset + 1 + beyond;
-        let gone = Error::Gone {
-            partition: at.partition,
-            offset,
-            begins: 0,
-            ends: at.offset + 1,
-        };
+        let gone = Error::Gone { partition: at.partition, offset, begins: 0, ends: at.offset + 1 };
         assert_eq!(log.read(at.partition, offset, 10, SOON).await.unwrap_err(), gone);
     }
     // The log is none the worse for it.
@@ -348,10 +280,7 @@ async fn an_offset_beyond_the_end_is_an_error(place: Place) {
 async fn an_unknown_partition_is_an_error(place: Place) {
     let log = place.open().await;
     let partitions = log.partitions().await.unwrap();
-    assert!(matches!(
-        log.read(partitions, 0, 1, SOON).await,
-        Err(Error::Configuration(_))
-    ));
+    assert!(matches!(log.read(partitions, 0, 1, SOON).await, Err(Error::Configuration(_))));
 }
 
 async fn the_identity_stays_on_reopening_and_changes_on_recreation(place: Place) {

@@ -23,11 +23,7 @@ async fn all_of(log: &dyn EventLog) -> Vec<Record> {
     let records = read_all(log, ends.iter().sum::<u64>() as usize).await;
     // Dense: as many records as the ends say, and `read_all` saw them increase.
     for (partition, end) in ends.iter().enumerate() {
-        let last = records
-            .iter()
-            .filter(|r| r.partition as usize == partition)
-            .map(|r| r.offset + 1)
-            .max();
+        let last = records.iter().filter(|r| r.partition as usize == partition).map(|r| r.offset + 1).max();
         assert_eq!(last.unwrap_or(0), *end);
     }
     records
@@ -84,26 +80,18 @@ async fn a_torn_write_shows_no_half_batch_and_takes_nothing_before_it() {
     let wal_name = format!("{FILE_NAME}-wal");
     let snapshot = |name: &str| fs::read(dir_of(&place).join(name)).unwrap();
 
-    let first: Vec<_> = (0..BATCH)
-        .map(|i| record(&format!("w-{i}"), &format!("w-{i} 0")))
-        .collect();
+    let first: Vec<_> = (0..BATCH).map(|i| record(&format!("w-{i}"), &format!("w-{i} 0"))).collect();
     log.append(first).await.unwrap();
     let whole = snapshot(&wal_name).len();
     // Each of another page, so that the transaction is torn between its pages too.
-    let second: Vec<_> = (0..BATCH)
-        .map(|i| record(&format!("w-{i}"), &format!("w-{i} 1{}", " ".repeat(40_000))))
-        .collect();
+    let second: Vec<_> =
+        (0..BATCH).map(|i| record(&format!("w-{i}"), &format!("w-{i} 1{}", " ".repeat(40_000)))).collect();
     log.append(second).await.unwrap();
     let (database, wal) = (snapshot(FILE_NAME), snapshot(&wal_name));
     assert!(wal.len() > whole + 100_000);
 
     let mut seen = std::collections::BTreeSet::new();
-    for (n, cut) in (whole..=wal.len())
-        .rev()
-        .step_by(4099)
-        .chain([whole, whole + 1, wal.len() - 1])
-        .enumerate()
-    {
+    for (n, cut) in (whole..=wal.len()).rev().step_by(4099).chain([whole, whole + 1, wal.len() - 1]).enumerate() {
         for garbage in [0, 5000] {
             let torn = Place::embedded();
             fs::create_dir_all(dir_of(&torn)).unwrap();
@@ -114,11 +102,7 @@ async fn a_torn_write_shows_no_half_batch_and_takes_nothing_before_it() {
 
             let log = torn.open().await;
             let records = all_of(&*log).await;
-            assert!(
-                records.len() == BATCH || records.len() == 2 * BATCH,
-                "{} records, cut at {cut}",
-                records.len()
-            );
+            assert!(records.len() == BATCH || records.len() == 2 * BATCH, "{} records, cut at {cut}", records.len());
             assert_eq!(records.len() == 2 * BATCH, cut == wal.len());
             seen.insert(records.len());
             // And it goes on from there.
@@ -137,10 +121,7 @@ async fn a_log_keeps_the_partitions_it_was_created_with() {
     let log = EmbeddedLog::open(dir_of(&place), PARTITIONS * 2).await.unwrap();
     assert_eq!(log.partitions().await.unwrap(), PARTITIONS);
     for partitions in [0, 1_000_000] {
-        assert!(matches!(
-            EmbeddedLog::open(dir_of(&place), partitions).await,
-            Err(Error::Configuration(_))
-        ));
+        assert!(matches!(EmbeddedLog::open(dir_of(&place), partitions).await, Err(Error::Configuration(_))));
     }
 }
 
@@ -160,25 +141,15 @@ async fn a_file_that_cannot_be_read_is_refused_in_words() {
 
     let newer = Place::embedded();
     drop(newer.open().await);
-    Connection::open(at(&newer))
-        .unwrap()
-        .execute("UPDATE meta SET value = 2 WHERE name = 'format'", [])
-        .unwrap();
+    Connection::open(at(&newer)).unwrap().execute("UPDATE meta SET value = 2 WHERE name = 'format'", []).unwrap();
     assert!(refusal(&newer).await.contains("use a newer Tributary"));
 
     let another = Place::embedded();
-    Connection::open(at(&another))
-        .unwrap()
-        .execute("CREATE TABLE other (x)", [])
-        .unwrap();
+    Connection::open(at(&another)).unwrap().execute("CREATE TABLE other (x)", []).unwrap();
     assert!(refusal(&another).await.contains("is not an event log"));
 
     let text = Place::embedded();
-    fs::write(
-        at(&text),
-        "not a database, but long enough to be taken for the header of one, ".repeat(10),
-    )
-    .unwrap();
+    fs::write(at(&text), "not a database, but long enough to be taken for the header of one, ".repeat(10)).unwrap();
     assert!(refusal(&text).await.contains("damaged or no event log"));
 
     let nowhere = Place::embedded();

@@ -32,11 +32,7 @@ async fn refusal(options: kafka::Options) -> Error {
 #[tokio::test]
 async fn a_missing_topic_is_refused_by_name() {
     let Some(place) = Place::kafka() else { return };
-    let error = refusal(kafka::Options {
-        create: false,
-        ..options_of(&place).clone()
-    })
-    .await;
+    let error = refusal(kafka::Options { create: false, ..options_of(&place).clone() }).await;
     assert!(matches!(error, Error::Configuration(_)));
     assert!(error.to_string().contains(&options_of(&place).topic), "{error}");
 }
@@ -47,14 +43,9 @@ async fn a_broker_that_does_not_answer_is_an_error_within_bounded_time() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let brokers = ["127.0.0.1:1".to_owned(), silent.local_addr().unwrap().to_string()];
     let started = Instant::now();
-    let errors = brokers
-        .each_ref()
-        .map(|brokers| refusal(kafka_options(brokers, "any", true)));
+    let errors = brokers.each_ref().map(|brokers| refusal(kafka_options(brokers, "any", true)));
     for (error, brokers) in futures::future::join_all(errors).await.into_iter().zip(brokers) {
-        assert!(
-            matches!(error, Error::Unavailable(_)) && error.to_string().contains(&brokers),
-            "{error}"
-        );
+        assert!(matches!(error, Error::Unavailable(_)) && error.to_string().contains(&brokers), "{error}");
     }
     assert!(started.elapsed() < SOON);
 }
@@ -66,10 +57,7 @@ async fn wrong_properties_are_refused_by_name() {
         options.properties.insert(name.into(), value.into());
         let error = refusal(options).await;
         assert!(matches!(error, Error::Configuration(_)), "{error}");
-        assert!(
-            error.to_string().contains(name) && !error.to_string().contains("secret"),
-            "{error}"
-        );
+        assert!(error.to_string().contains(name) && !error.to_string().contains("secret"), "{error}");
     }
 }
 
@@ -77,26 +65,13 @@ async fn wrong_properties_are_refused_by_name() {
 async fn what_retention_removed_is_gone_and_said_to_be() {
     let Some(place) = Place::kafka() else { return };
     let log = place.open().await;
-    let positions = log
-        .append((0..10).map(|n| record("one", &format!("{n}"))).collect())
-        .await
-        .unwrap();
+    let positions = log.append((0..10).map(|n| record("one", &format!("{n}"))).collect()).await.unwrap();
     let partition = positions[0].partition;
     let mut before = TopicPartitionList::new();
-    before
-        .add_partition_offset(&options_of(&place).topic, partition.cast_signed(), Offset::Offset(4))
-        .unwrap();
-    admin(options_of(&place))
-        .delete_records(&before, &AdminOptions::new())
-        .await
-        .unwrap();
+    before.add_partition_offset(&options_of(&place).topic, partition.cast_signed(), Offset::Offset(4)).unwrap();
+    admin(options_of(&place)).delete_records(&before, &AdminOptions::new()).await.unwrap();
 
-    let gone = Error::Gone {
-        partition,
-        offset: 3,
-        begins: 4,
-        ends: 10,
-    };
+    let gone = Error::Gone { partition, offset: 3, begins: 4, ends: 10 };
     assert_eq!(log.read(partition, 3, 10, SOON).await.unwrap_err(), gone);
     assert_eq!(log.read(partition, 4, 1, SOON).await.unwrap()[0].body, "4");
 }
@@ -114,10 +89,7 @@ async fn aborted_transactions_of_others_are_not_read() {
     other.init_transactions(SOON).unwrap();
     for (body, commit) in [("committed", true), ("aborted", false), ("committed later", true)] {
         other.begin_transaction().unwrap();
-        other
-            .send(BaseRecord::to(&options.topic).partition(0).key("k").payload(body))
-            .map_err(|e| e.0)
-            .unwrap();
+        other.send(BaseRecord::to(&options.topic).partition(0).key("k").payload(body)).map_err(|e| e.0).unwrap();
         other.flush(SOON).unwrap();
         match commit {
             true => other.commit_transaction(SOON).unwrap(),
@@ -139,12 +111,7 @@ async fn a_topic_with_more_partitions_is_another_log() {
     let identity = log.identity().await.unwrap();
     let more = NewPartitions::new(&options_of(&place).topic, PARTITIONS as usize * 2);
     let limits = AdminOptions::new().operation_timeout(Some(SOON));
-    admin(options_of(&place))
-        .create_partitions([&more], &limits)
-        .await
-        .unwrap()[0]
-        .as_ref()
-        .unwrap();
+    admin(options_of(&place)).create_partitions([&more], &limits).await.unwrap()[0].as_ref().unwrap();
     assert!(matches!(log.identity().await, Err(Error::Configuration(_))));
     assert_ne!(place.open().await.identity().await.unwrap(), identity);
 }
@@ -157,24 +124,14 @@ struct Broker {
 impl Broker {
     fn script(&self, command: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.sh");
-        let ran = Command::new(script)
-            .arg(command)
-            .env("TRIBUTARY_KAFKA_DIR", self.state.path())
-            .output()
-            .unwrap();
+        let ran = Command::new(script).arg(command).env("TRIBUTARY_KAFKA_DIR", self.state.path()).output().unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
         String::from_utf8(ran.stdout).unwrap().trim().to_owned()
     }
 
     fn signal(&self, signal: &str) {
         let pid = std::fs::read_to_string(self.state.path().join("pid")).unwrap();
-        assert!(
-            Command::new("kill")
-                .args([signal, pid.trim()])
-                .status()
-                .unwrap()
-                .success()
-        );
+        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
     }
 }
 
@@ -191,13 +148,9 @@ async fn a_broker_that_falls_silent_is_an_error_and_its_return_is_met() {
         println!("NOT RUN: no Kafka; run under scripts/with-kafka.sh");
         return;
     }
-    let broker = Broker {
-        state: tempfile::tempdir().unwrap(),
-    };
+    let broker = Broker { state: tempfile::tempdir().unwrap() };
     let address = broker.script("start");
-    let log = log::open(&Options::Kafka(kafka_options(&address, "silent", true)))
-        .await
-        .unwrap();
+    let log = log::open(&Options::Kafka(kafka_options(&address, "silent", true))).await.unwrap();
     let first = log.append(vec![record("one", "before")]).await.unwrap()[0];
     assert_eq!(read_some(&*log, first, 1).await[0].body, "before");
 

@@ -35,14 +35,8 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn embedded() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let options = Options::Embedded {
-            dir: dir.path().join("data"),
-            partitions: PARTITIONS,
-        };
-        Self {
-            options,
-            _dir: Some(dir),
-        }
+        let options = Options::Embedded { dir: dir.path().join("data"), partitions: PARTITIONS };
+        Self { options, _dir: Some(dir) }
     }
 
     /// `None`, said aloud, where there is no broker.
@@ -52,10 +46,7 @@ impl Place {
             return None;
         };
         let topic = format!("test-{:016x}", rand::random::<u64>());
-        Some(Self {
-            options: Options::Kafka(kafka_options(&brokers, &topic, true)),
-            _dir: None,
-        })
+        Some(Self { options: Options::Kafka(kafka_options(&brokers, &topic, true)), _dir: None })
     }
 
     pub(crate) async fn open(&self) -> Arc<dyn EventLog> {
@@ -68,9 +59,7 @@ impl Place {
             Options::Embedded { dir, .. } => std::fs::remove_dir_all(dir).unwrap(),
             Options::Kafka(options) => {
                 let limits = AdminOptions::new().operation_timeout(Some(SOON));
-                admin(options).delete_topics(&[&options.topic], &limits).await.unwrap()[0]
-                    .as_ref()
-                    .unwrap();
+                admin(options).delete_topics(&[&options.topic], &limits).await.unwrap()[0].as_ref().unwrap();
             }
         }
     }
@@ -83,12 +72,7 @@ impl Place {
         };
         let module = module_path!().split_once("::").unwrap().1;
         let mut process = Command::new(env::current_exe().unwrap())
-            .args([
-                "--ignored",
-                "--exact",
-                "--nocapture",
-                &format!("{module}::other_process"),
-            ])
+            .args(["--ignored", "--exact", "--nocapture", &format!("{module}::other_process")])
             .env("LOG_TEST_ROLE", format!("{role} {name} {count}"))
             .env("LOG_TEST_PLACE", place)
             .stdout(Stdio::piped())
@@ -111,10 +95,7 @@ pub(crate) fn kafka_options(brokers: &str, topic: &str, create: bool) -> kafka::
 }
 
 pub(crate) fn admin(options: &kafka::Options) -> AdminClient<DefaultClientContext> {
-    ClientConfig::new()
-        .set("bootstrap.servers", &options.brokers)
-        .create()
-        .unwrap()
+    ClientConfig::new().set("bootstrap.servers", &options.brokers).create().unwrap()
 }
 
 /// Another process at work.
@@ -163,30 +144,18 @@ fn other_process() {
     let place = env::var("LOG_TEST_PLACE").unwrap();
     let options = match place.split_once(' ') {
         Some((brokers, topic)) => Options::Kafka(kafka_options(brokers, topic, false)),
-        None => Options::Embedded {
-            dir: place.into(),
-            partitions: PARTITIONS,
-        },
+        None => Options::Embedded { dir: place.into(), partitions: PARTITIONS },
     };
     let mut role = role.split(' ');
-    let (role, name, count) = (
-        role.next().unwrap(),
-        role.next().unwrap(),
-        role.next().unwrap().parse().unwrap(),
-    );
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let (role, name, count) = (role.next().unwrap(), role.next().unwrap(), role.next().unwrap().parse().unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let log = log::open(&options).await.unwrap();
         match role {
             "append" => {
                 for n in 0..count {
-                    let batch: Vec<_> = (0..BATCH)
-                        .map(|i| record(&format!("{name}-{i}"), &format!("{name}-{i} {n:06}")))
-                        .collect();
+                    let batch: Vec<_> =
+                        (0..BATCH).map(|i| record(&format!("{name}-{i}"), &format!("{name}-{i} {n:06}"))).collect();
                     let bodies: Vec<_> = batch.iter().map(|r| r.body.clone()).collect();
                     let positions = log.append(batch).await.unwrap();
                     say(positions.iter().zip(&bodies).map(|(p, b)| (p.partition, p.offset, b)));
@@ -203,27 +172,18 @@ fn other_process() {
 
 /// Past the harness, which captures what is printed. One write, so that no half line is ever acknowledged.
 fn say<'a>(records: impl Iterator<Item = (u32, u64, &'a Bytes)>) {
-    let lines: String = records
-        .map(|(p, o, body)| format!("> {p} {o} {}\n", std::str::from_utf8(body).unwrap()))
-        .collect();
+    let lines: String =
+        records.map(|(p, o, body)| format!("> {p} {o} {}\n", std::str::from_utf8(body).unwrap())).collect();
     std::io::stdout().lock().write_all(lines.as_bytes()).unwrap();
 }
 
 pub(crate) fn record(key: &str, body: &str) -> NewRecord {
-    NewRecord {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        body: Bytes::copy_from_slice(body.as_bytes()),
-    }
+    NewRecord { key: Bytes::copy_from_slice(key.as_bytes()), body: Bytes::copy_from_slice(body.as_bytes()) }
 }
 
 /// The line that [`other_process`] says of a record.
 pub(crate) fn line(record: &Record) -> String {
-    format!(
-        "{} {} {}",
-        record.partition,
-        record.offset,
-        std::str::from_utf8(&record.body).unwrap()
-    )
+    format!("{} {} {}", record.partition, record.offset, std::str::from_utf8(&record.body).unwrap())
 }
 
 /// Reads every partition in turn, from 0, until `count` records are there.
@@ -232,11 +192,7 @@ pub(crate) async fn read_all(log: &dyn EventLog, count: usize) -> Vec<Record> {
     let mut records = Vec::new();
     let deadline = tokio::time::Instant::now() + SOON;
     while records.len() < count {
-        assert!(
-            tokio::time::Instant::now() < deadline,
-            "{} of {count} records",
-            records.len()
-        );
+        assert!(tokio::time::Instant::now() < deadline, "{} of {count} records", records.len());
         for (partition, next) in next.iter_mut().enumerate() {
             let wait = Duration::from_millis(20);
             for record in log.read(partition as u32, *next, 100, wait).await.unwrap() {
@@ -254,10 +210,7 @@ pub(crate) async fn read_some(log: &dyn EventLog, from: Position, count: usize) 
     let mut records: Vec<Record> = Vec::new();
     while records.len() < count {
         let next = records.last().map_or(from.offset, |r| r.offset + 1);
-        let more = log
-            .read(from.partition, next, count - records.len(), SOON)
-            .await
-            .unwrap();
+        let more = log.read(from.partition, next, count - records.len(), SOON).await.unwrap();
         assert!(!more.is_empty(), "{} of {count} records", records.len());
         records.extend(more);
     }

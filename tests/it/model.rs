@@ -22,11 +22,7 @@ pub(super) fn names(list: &[&str]) -> FeatureNames {
 }
 
 pub(super) fn subject(i: usize) -> Subject {
-    Subject {
-        account: "acct_1".to_owned(),
-        livemode: true,
-        customer_id: format!("cus_{i:05}"),
-    }
+    Subject { account: "acct_1".to_owned(), livemode: true, customer_id: format!("cus_{i:05}") }
 }
 
 const MONTHS: u32 = 20;
@@ -34,9 +30,7 @@ pub(super) const NAMES: [&str; 3] = ["failed_payments_30d", "tenure_years", "day
 
 /// The truth of the synthetic customers: hazard by features; an unknown card expiry adds 0.7.
 fn true_logit(intercept: f64, values: &[Option<f64>]) -> f64 {
-    let [failed, tenure, expiry] = values else {
-        panic!("three features")
-    };
+    let [failed, tenure, expiry] = values else { panic!("three features") };
     let expiry = expiry.map_or(0.7, |days| -0.004 * (days - 200.0));
     intercept + 0.9 * failed.unwrap() - 0.6 * tenure.unwrap() + expiry
 }
@@ -53,12 +47,7 @@ pub(super) fn synthetic(intercept: f64, per_month: usize, seed: u64) -> Dataset 
             let values = vec![Some(failed), Some(tenure), expiry];
             let churned = rng.random::<f64>() < sigmoid(true_logit(intercept, &values));
             let snapshot = day("2024-01-01") + Months::new(month);
-            examples.push(Example {
-                subject: Arc::new(subject(i)),
-                snapshot,
-                values,
-                churned,
-            });
+            examples.push(Example { subject: Arc::new(subject(i)), snapshot, values, churned });
         }
     }
     Dataset::from_examples(names(&NAMES), examples, 30).unwrap()
@@ -67,10 +56,7 @@ pub(super) fn synthetic(intercept: f64, per_month: usize, seed: u64) -> Dataset 
 pub(super) fn trained(intercept: f64, per_month: usize) -> (Dataset, Trained) {
     let dataset = synthetic(intercept, per_month, 7);
     let text = "{value} failed payment{s} in 30 days".to_owned();
-    let options = Options {
-        texts: [(NAMES[0].to_owned(), text)].into(),
-        ..Options::default()
-    };
+    let options = Options { texts: [(NAMES[0].to_owned(), text)].into(), ..Options::default() };
     let trained = train(&dataset, &options).unwrap();
     (dataset, trained)
 }
@@ -90,17 +76,10 @@ fn known_coefficients_are_recovered_and_probabilities_are_calibrated() {
     }
     let known = model.effects(&[Some(0.0), Some(2.0), Some(200.0)]).unwrap()[2];
     let unknown = model.effects(&[Some(0.0), Some(2.0), None]).unwrap()[2];
-    assert!(
-        (unknown - known - 0.7).abs() < 0.1,
-        "an unknown value has its own weight: {}",
-        unknown - known
-    );
+    assert!((unknown - known - 0.7).abs() < 0.1, "an unknown value has its own weight: {}", unknown - known);
 
     let metrics = &report.metrics;
-    assert!(
-        (metrics.mean_predicted / metrics.base_rate - 1.0).abs() < 0.05,
-        "{metrics:?}"
-    );
+    assert!((metrics.mean_predicted / metrics.base_rate - 1.0).abs() < 0.05, "{metrics:?}");
     assert!((metrics.calibration_slope.unwrap() - 1.0).abs() < 0.1, "{metrics:?}");
     assert!(metrics.log_loss < metrics.null_log_loss && metrics.brier < metrics.null_brier);
     let test = dataset.split().unwrap().test;
@@ -117,12 +96,7 @@ fn positive_means_churn_whether_churn_is_rare_common_or_even() {
         let (_, Trained { model, report }) = trained(intercept, 500);
         assert!(expected.contains(&report.train.base_rate), "{}", report.train.base_rate);
         assert!(per_unit(&model, 0) > 0.5 && per_unit(&model, 1) < -0.3);
-        let risk = |failed| {
-            model
-                .score(&[Some(failed), Some(2.0), Some(200.0)])
-                .unwrap()
-                .probability
-        };
+        let risk = |failed| model.score(&[Some(failed), Some(2.0), Some(200.0)]).unwrap().probability;
         assert!(risk(3.0) > risk(0.0));
         assert!(report.metrics.auc.unwrap() > 0.6 && report.calibration_slope > 0.5);
     }
@@ -156,37 +130,21 @@ fn an_explanation_adds_up_to_the_score_and_names_the_largest_effects() {
     }
     let score = model.score(&[Some(2.0), Some(2.1), None]).unwrap();
     assert_eq!(score.reasons[0].text, "2 failed payments in 30 days: raises the risk");
-    assert!(
-        score
-            .reasons
-            .iter()
-            .any(|r| r.text == "days to card expiry is unknown: raises the risk"),
-        "{score:?}"
-    );
+    assert!(score.reasons.iter().any(|r| r.text == "days to card expiry is unknown: raises the risk"), "{score:?}");
     let calm = model.score(&[Some(0.0), Some(4.0), Some(390.0)]).unwrap();
-    assert!(
-        calm.reasons
-            .iter()
-            .all(|r| r.effect < 0.0 && r.text.ends_with(": lowers the risk")),
-        "{calm:?}"
-    );
+    assert!(calm.reasons.iter().all(|r| r.effect < 0.0 && r.text.ends_with(": lowers the risk")), "{calm:?}");
     assert!(calm.band < score.band && score.band >= Band::High);
 }
 
 #[test]
 fn bands_are_reported_as_they_fell_on_the_test_block() {
     let (dataset, Trained { report, .. }) = trained(-2.5, 500);
-    let [low, medium, high, critical] = report.bands.as_slice() else {
-        panic!("four bands")
-    };
+    let [low, medium, high, critical] = report.bands.as_slice() else { panic!("four bands") };
     assert_eq!(low.rows + medium.rows + high.rows + critical.rows, report.test.rows);
     assert!(critical.rows * 20 <= report.test.rows && (high.rows + critical.rows) * 5 <= report.test.rows);
     assert!(low.churn_rate < medium.churn_rate && medium.churn_rate < high.churn_rate);
     assert!(high.churn_rate < critical.churn_rate);
-    let absolute = Options {
-        bands: BandRule::Absolute([0.1, 0.2, 0.4]),
-        ..Options::default()
-    };
+    let absolute = Options { bands: BandRule::Absolute([0.1, 0.2, 0.4]), ..Options::default() };
     assert_eq!(train(&dataset, &absolute).unwrap().model.thresholds(), [0.1, 0.2, 0.4]);
 }
 
@@ -196,20 +154,14 @@ fn training_twice_gives_the_same_model_whatever_the_order_of_rows() {
     let mut shuffled = dataset.examples().to_vec();
     shuffled.reverse();
     let again = Dataset::from_examples(names(&NAMES), shuffled, 30).unwrap();
-    assert_eq!(
-        train(&dataset, &Options::default()).unwrap(),
-        train(&again, &Options::default()).unwrap()
-    );
+    assert_eq!(train(&dataset, &Options::default()).unwrap(), train(&again, &Options::default()).unwrap());
 }
 
 #[test]
 fn too_little_history_is_refused_with_what_is_missing() {
     let refusal = |dataset: &Dataset| train(dataset, &Options::default()).unwrap_err().to_string();
     let message = refusal(&synthetic(-2.5, 5, 1));
-    assert!(
-        message.contains("train block has") && message.contains("at least 200"),
-        "{message}"
-    );
+    assert!(message.contains("train block has") && message.contains("at least 200"), "{message}");
     let message = refusal(&synthetic(-7.0, 100, 1));
     assert!(message.contains("churned") && message.contains("wait"), "{message}");
     let empty = Dataset::from_examples(names(&["x"]), vec![], 30).unwrap();
@@ -236,50 +188,20 @@ fn a_ranking_that_turns_around_out_of_time_is_refused() {
 #[test]
 fn a_fit_that_is_cut_short_is_an_error_not_a_model() {
     let dataset = synthetic(-2.5, 200, 5);
-    let fit = FitOptions {
-        max_iterations: 1,
-        ..FitOptions::default()
-    };
-    let short = train(
-        &dataset,
-        &Options {
-            fit,
-            ..Options::default()
-        },
-    );
+    let fit = FitOptions { max_iterations: 1, ..FitOptions::default() };
+    let short = train(&dataset, &Options { fit, ..Options::default() });
     assert!(matches!(short, Err(Error::NotConverged { .. })), "{short:?}");
-    let fit = FitOptions {
-        alpha: 0.0,
-        ..FitOptions::default()
-    };
-    assert!(matches!(
-        train(
-            &dataset,
-            &Options {
-                fit,
-                ..Options::default()
-            }
-        ),
-        Err(Error::Options(_))
-    ));
+    let fit = FitOptions { alpha: 0.0, ..FitOptions::default() };
+    assert!(matches!(train(&dataset, &Options { fit, ..Options::default() }), Err(Error::Options(_))));
 }
 
 #[test]
 fn values_that_cannot_be_scored_are_refused() {
     let (_, Trained { model, .. }) = trained(-2.5, 200);
-    assert!(matches!(
-        model.score(&[Some(1.0)]),
-        Err(Error::Width { found: 1, expected: 3 })
-    ));
-    assert!(matches!(
-        model.score(&[Some(f64::NAN), None, None]),
-        Err(Error::NotFinite { .. })
-    ));
+    assert!(matches!(model.score(&[Some(1.0)]), Err(Error::Width { found: 1, expected: 3 })));
+    assert!(matches!(model.score(&[Some(f64::NAN), None, None]), Err(Error::NotFinite { .. })));
     let mut renamed = NAMES;
     renamed.swap(0, 1);
     assert!(model.check_names(&names(&NAMES)).is_ok());
-    assert!(matches!(
-        model.check_names(&names(&renamed)),
-        Err(Error::Features { .. })
-    ));
+    assert!(matches!(model.check_names(&names(&renamed)), Err(Error::Features { .. })));
 }

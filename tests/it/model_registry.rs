@@ -38,17 +38,12 @@ fn a_stored_model_scores_bit_for_bit_as_the_trained_one() {
     let stored = registry.load_current("churn").unwrap().unwrap();
     assert_eq!(stored.model, trained.model);
     for example in dataset.examples() {
-        let (before, after) = (
-            trained.model.score(&example.values).unwrap(),
-            stored.model.score(&example.values).unwrap(),
-        );
+        let (before, after) =
+            (trained.model.score(&example.values).unwrap(), stored.model.score(&example.values).unwrap());
         assert_eq!(before.probability.to_bits(), after.probability.to_bits());
         assert_eq!(before, after);
     }
-    assert_eq!(
-        (manifest.format, manifest.name.as_str(), manifest.trained_at),
-        (FORMAT, "churn", at(0))
-    );
+    assert_eq!((manifest.format, manifest.name.as_str(), manifest.trained_at), (FORMAT, "churn", at(0)));
     assert_eq!(
         (manifest.features.as_slice(), manifest.features_sql_sha256.as_str()),
         (NAMES.map(String::from).as_slice(), SQL)
@@ -72,27 +67,15 @@ fn a_torn_or_edited_file_is_an_error_and_the_pointer_stays() {
         for length in [0, 1, whole.len() / 2, whole.len() - 1] {
             fs::write(&path, &whole[..length]).unwrap();
             let error = registry.set_current("churn", &version).unwrap_err();
-            assert!(
-                matches!(error, Error::Damaged { .. }),
-                "{name} cut to {length}: {error}"
-            );
-            assert!(
-                error.to_string().contains(name) && error.to_string().contains("train again"),
-                "{error}"
-            );
+            assert!(matches!(error, Error::Damaged { .. }), "{name} cut to {length}: {error}");
+            assert!(error.to_string().contains(name) && error.to_string().contains("train again"), "{error}");
         }
         fs::write(&path, &whole).unwrap();
     }
     let path = file(dir.path(), &version, "model.json");
     let edited = fs::read_to_string(&path).unwrap().replacen("1", "2", 1);
     fs::write(&path, edited).unwrap();
-    assert!(
-        registry
-            .load("churn", &version)
-            .unwrap_err()
-            .to_string()
-            .contains("checksum")
-    );
+    assert!(registry.load("churn", &version).unwrap_err().to_string().contains("checksum"));
     fs::remove_file(&path).unwrap();
     assert!(matches!(registry.load("churn", &version), Err(Error::Damaged { .. })));
     assert_eq!(registry.current("churn").unwrap(), Some(kept));
@@ -102,34 +85,14 @@ fn a_torn_or_edited_file_is_an_error_and_the_pointer_stays() {
 fn another_format_a_missing_version_and_a_path_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let registry = Registry::new(dir.path());
-    let version = registry
-        .save("churn", &trained(-2.5, 200).1, at(0), SQL)
-        .unwrap()
-        .version;
-    fs::write(
-        file(dir.path(), &version, "manifest.json"),
-        r#"{"format": 2, "anything": true}"#,
-    )
-    .unwrap();
-    assert!(matches!(
-        registry.load("churn", &version),
-        Err(Error::Format {
-            found: 2,
-            supported: FORMAT,
-            ..
-        })
-    ));
+    let version = registry.save("churn", &trained(-2.5, 200).1, at(0), SQL).unwrap().version;
+    fs::write(file(dir.path(), &version, "manifest.json"), r#"{"format": 2, "anything": true}"#).unwrap();
+    assert!(matches!(registry.load("churn", &version), Err(Error::Format { found: 2, supported: FORMAT, .. })));
     assert!(matches!(registry.load("churn", "0123456789ab"), Err(Error::Missing(_))));
-    let newer = registry
-        .save("churn", &trained(-2.0, 200).1, at(1), SQL)
-        .unwrap()
-        .version;
+    let newer = registry.save("churn", &trained(-2.0, 200).1, at(1), SQL).unwrap().version;
     let listed = registry.versions("churn").unwrap();
     assert_eq!([&listed[0].version, &listed[1].version], [&newer, &version]);
-    assert!(
-        listed[0].manifest.is_ok() && listed[1].manifest.is_err(),
-        "one bad version hides no other"
-    );
+    assert!(listed[0].manifest.is_ok() && listed[1].manifest.is_err(), "one bad version hides no other");
     for bad in ["../churn", "", ".new-x", "a/b", "Churn"] {
         assert!(matches!(registry.load("churn", bad), Err(Error::Name(_))), "{bad}");
         assert!(matches!(registry.load(bad, &version), Err(Error::Name(_))), "{bad}");
@@ -161,14 +124,7 @@ fn old_versions_go_but_the_current_one_stays() {
     let dataset = synthetic(-2.5, 60, 1);
     let save = |i: usize| {
         let texts = [(NAMES[0].to_owned(), format!("text {i}"))].into();
-        let trained = train(
-            &dataset,
-            &Options {
-                texts,
-                ..Options::default()
-            },
-        )
-        .unwrap();
+        let trained = train(&dataset, &Options { texts, ..Options::default() }).unwrap();
         registry.save("churn", &trained, at(i as i64), SQL).unwrap().version
     };
     let versions: Vec<String> = (0..2).map(save).collect();
@@ -180,18 +136,12 @@ fn old_versions_go_but_the_current_one_stays() {
     let trained_at = |listed: &Listed| listed.manifest.as_ref().unwrap().trained_at;
     assert_eq!(kept.len(), MAX_VERSIONS + 1);
     assert!(kept.is_sorted_by(|a, b| trained_at(a) >= trained_at(b)));
-    assert_eq!(
-        kept.last().unwrap().version,
-        versions[0],
-        "the current version is spared"
-    );
+    assert_eq!(kept.last().unwrap().version, versions[0], "the current version is spared");
     assert!(matches!(registry.load("churn", &versions[1]), Err(Error::Missing(_))));
 }
 
 #[test]
 fn the_stored_library_version_is_the_one_built_with() {
     let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).unwrap();
-    assert!(lock.contains(&format!(
-        "name = \"linfa-logistic\"\nversion = \"{LINFA_LOGISTIC_VERSION}\""
-    )));
+    assert!(lock.contains(&format!("name = \"linfa-logistic\"\nversion = \"{LINFA_LOGISTIC_VERSION}\"")));
 }

@@ -21,11 +21,7 @@ fn encode(csv: &str) -> (FeatureNames, Vec<Vec<Option<f64>>>, Vec<bool>) {
     assert!(records.iter().all(|r| r.len() == header.len()));
     let mut names = Vec::new();
     let mut rows = vec![Vec::new(); records.len()];
-    for (j, column) in header
-        .iter()
-        .enumerate()
-        .filter(|(_, c)| !["customerID", "Churn"].contains(*c))
-    {
+    for (j, column) in header.iter().enumerate().filter(|(_, c)| !["customerID", "Churn"].contains(*c)) {
         if NUMERIC.contains(column) {
             names.push((*column).to_owned());
             for (row, record) in rows.iter_mut().zip(&records) {
@@ -62,10 +58,7 @@ fn telco_churn_scores_as_published() {
     for class in [true, false] {
         let mut members: Vec<usize> = (0..rows.len()).filter(|&i| churned[i] == class).collect();
         members.shuffle(&mut rng);
-        members
-            .into_iter()
-            .enumerate()
-            .for_each(|(k, i)| fold_of[i] = k % FOLDS);
+        members.into_iter().enumerate().for_each(|(k, i)| fold_of[i] = k % FOLDS);
     }
     let (mut auc, mut log_loss, mut brier, mut lift) = (0.0, 0.0, 0.0, 0.0);
     for fold in 0..FOLDS {

@@ -43,32 +43,18 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self {
-            random,
-            movements: BTreeMap::new(),
-            billing: Vec::new(),
-            next: 0,
-            newest: BTreeMap::new(),
-        }
+        Self { random, movements: BTreeMap::new(), billing: Vec::new(), next: 0, newest: BTreeMap::new() }
     }
 
     fn scope(&mut self) -> Scope {
         let account = ["acct_a", "acct_b"][self.random.random_range(0..2)];
-        Scope {
-            account: account.into(),
-            livemode: self.random.random_bool(0.8),
-        }
+        Scope { account: account.into(), livemode: self.random.random_bool(0.8) }
     }
 
     fn movement(&mut self, id: String, revision: i64) -> Movement {
         let cents = |random: &mut StdRng| Amount::from_micros(random.random_range(0..3_i128) * 12_345_678);
         let (mrr_before, mrr_after) = (cents(&mut self.random), cents(&mut self.random));
-        let kinds = [
-            MovementKind::New,
-            MovementKind::Expansion,
-            MovementKind::Contraction,
-            MovementKind::Churn,
-        ];
+        let kinds = [MovementKind::New, MovementKind::Expansion, MovementKind::Contraction, MovementKind::Churn];
         Movement {
             scope: self.scope(),
             movement_id: id.into(),
@@ -126,27 +112,16 @@ impl World {
         }
         let after = self.clock();
         self.billing.extend(billed.iter().cloned());
-        let movements = RowDelta {
-            removed: rows::mrr_movements(&removed).unwrap(),
-            added: rows::mrr_movements(&added).unwrap(),
-        };
+        let movements =
+            RowDelta { removed: rows::mrr_movements(&removed).unwrap(), added: rows::mrr_movements(&added).unwrap() };
         let billing = rows::billing_events(&billed).unwrap();
         BTreeMap::from([
             ("mrr_movements".to_owned(), movements),
             (
                 "billing_events".to_owned(),
-                RowDelta {
-                    removed: RecordBatch::new_empty(billing.schema()),
-                    added: billing,
-                },
+                RowDelta { removed: RecordBatch::new_empty(billing.schema()), added: billing },
             ),
-            (
-                "log_clock".to_owned(),
-                RowDelta {
-                    removed: before,
-                    added: after,
-                },
-            ),
+            ("log_clock".to_owned(), RowDelta { removed: before, added: after }),
         ])
     }
 
@@ -170,24 +145,15 @@ impl World {
     }
 
     fn clock(&self) -> RecordBatch {
-        let clock: Vec<_> = self
-            .newest
-            .iter()
-            .map(|(scope, at)| (scope.clone(), EventTime::from_seconds(START), *at))
-            .collect();
+        let clock: Vec<_> =
+            self.newest.iter().map(|(scope, at)| (scope.clone(), EventTime::from_seconds(START), *at)).collect();
         rows::log_clock(&clock).unwrap()
     }
 
     fn relations(&self) -> BTreeMap<String, RecordBatch> {
         BTreeMap::from([
-            (
-                "mrr_movements".to_owned(),
-                rows::mrr_movements(self.movements.values()).unwrap(),
-            ),
-            (
-                "billing_events".to_owned(),
-                rows::billing_events(&self.billing).unwrap(),
-            ),
+            ("mrr_movements".to_owned(), rows::mrr_movements(self.movements.values()).unwrap()),
+            ("billing_events".to_owned(), rows::billing_events(&self.billing).unwrap()),
             ("log_clock".to_owned(), self.clock()),
         ])
     }
@@ -198,46 +164,20 @@ async fn batch(file: &PipelineFile, world: &World, schema: &SchemaRef) -> BTreeS
     let context = SessionContext::new();
     context.register_udf(calendar::local_date());
     for (name, rows) in world.relations() {
-        context
-            .register_table(
-                name,
-                Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap()),
-            )
-            .unwrap();
+        context.register_table(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap())).unwrap();
     }
     let parameters = file.parameters(&BTreeMap::new(), &BTreeMap::new()).unwrap();
-    let rows = context
-        .sql(&file.text)
-        .await
-        .unwrap()
-        .with_param_values(parameters)
-        .unwrap()
-        .collect()
-        .await
-        .unwrap();
+    let rows = context.sql(&file.text).await.unwrap().with_param_values(parameters).unwrap().collect().await.unwrap();
     rows.iter().flat_map(|rows| lines(rows, schema)).collect()
 }
 
 fn lines(rows: &RecordBatch, schema: &SchemaRef) -> Vec<String> {
-    let columns: Vec<ArrayRef> = rows
-        .columns()
-        .iter()
-        .zip(schema.fields())
-        .map(|(c, f)| cast(c, f.data_type()).unwrap())
-        .collect();
+    let columns: Vec<ArrayRef> =
+        rows.columns().iter().zip(schema.fields()).map(|(c, f)| cast(c, f.data_type()).unwrap()).collect();
     let options = FormatOptions::default().with_null("NULL");
-    let formatters: Vec<_> = columns
-        .iter()
-        .map(|c| ArrayFormatter::try_new(c, &options).unwrap())
-        .collect();
+    let formatters: Vec<_> = columns.iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
     (0..rows.num_rows())
-        .map(|row| {
-            formatters
-                .iter()
-                .map(|f| f.value(row).to_string())
-                .collect::<Vec<_>>()
-                .join(" | ")
-        })
+        .map(|row| formatters.iter().map(|f| f.value(row).to_string()).collect::<Vec<_>>().join(" | "))
         .collect()
 }
 
@@ -252,9 +192,7 @@ fn add_up(output: &mut BTreeSet<String>, delta: &RowDelta, schema: &SchemaRef) {
 }
 
 async fn plan(files: Vec<PipelineFile>) -> Vec<Pipeline> {
-    plan_all(files, &engine::relations().unwrap(), &BTreeMap::new(), &BTreeMap::new())
-        .await
-        .unwrap()
+    plan_all(files, &engine::relations().unwrap(), &BTreeMap::new(), &BTreeMap::new()).await.unwrap()
 }
 
 fn shipped() -> Vec<PipelineFile> {
@@ -262,10 +200,7 @@ fn shipped() -> Vec<PipelineFile> {
 }
 
 fn file(name: &str, mode: &str, grain: &str, columns: &str, sql: &str) -> Result<PipelineFile, String> {
-    let columns: String = columns
-        .split(' ')
-        .map(|c| format!("  {c}: {{ description: c }}\n"))
-        .collect();
+    let columns: String = columns.split(' ').map(|c| format!("  {c}: {{ description: c }}\n")).collect();
     let text = format!(
         "/*---\nname: {name}\ndescription: d\nowner: o\nmode: {mode}\ngrain: [account, livemode, {grain}]\n\
          time_column: t\ncolumns:\n{columns}---*/\n{sql}"
@@ -288,12 +223,7 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
             let output = outputs.entry(pipeline.name().to_owned()).or_default();
             add_up(output, &delta, pipeline.schema());
             let expected = batch(pipeline.file(), &world, pipeline.schema()).await;
-            assert_eq!(
-                *output,
-                expected,
-                "{} after epoch {epoch} of seed {seed}",
-                pipeline.name()
-            );
+            assert_eq!(*output, expected, "{} after epoch {epoch} of seed {seed}", pipeline.name());
             seen += output.len();
         }
         if restarts && epoch % 7 == 6 {
@@ -419,18 +349,8 @@ async fn what_cannot_be_maintained_is_refused_with_a_reason() {
             format!("{scope}, MEDIAN(mrr_after) AS n FROM mrr_movements GROUP BY 1, 2, 3"),
             "median",
         ),
-        (
-            "clock",
-            "customer_id n",
-            format!("{scope}, now() AS n FROM mrr_movements"),
-            "another value on every run",
-        ),
-        (
-            "chance",
-            "customer_id n",
-            format!("{scope}, random() AS n FROM mrr_movements"),
-            "another value on every run",
-        ),
+        ("clock", "customer_id n", format!("{scope}, now() AS n FROM mrr_movements"), "another value on every run"),
+        ("chance", "customer_id n", format!("{scope}, random() AS n FROM mrr_movements"), "another value on every run"),
         (
             "mixed",
             "customer_id n",
@@ -448,34 +368,13 @@ async fn what_cannot_be_maintained_is_refused_with_a_reason() {
             ),
             "2 different GROUP BYs",
         ),
-        (
-            "limited",
-            "customer_id",
-            format!("{scope} FROM billing_events LIMIT 5"),
-            "LIMIT",
-        ),
-        (
-            "unknown",
-            "customer_id",
-            format!("{scope} FROM no_such_table"),
-            "no_such_table",
-        ),
+        ("limited", "customer_id", format!("{scope} FROM billing_events LIMIT 5"), "LIMIT"),
+        ("unknown", "customer_id", format!("{scope} FROM no_such_table"), "no_such_table"),
         ("broken", "customer_id", format!("{scope} FORM billing_events"), "FORM"),
-        (
-            "written",
-            "customer_id",
-            "INSERT INTO billing_events SELECT * FROM billing_events".to_owned(),
-            "one SELECT",
-        ),
+        ("written", "customer_id", "INSERT INTO billing_events SELECT * FROM billing_events".to_owned(), "one SELECT"),
     ] {
         let parsed = file(name, "upsert", "customer_id", columns, &sql).unwrap();
-        let refused = plan_all(
-            vec![parsed],
-            &engine::relations().unwrap(),
-            &BTreeMap::new(),
-            &BTreeMap::new(),
-        )
-        .await;
+        let refused = plan_all(vec![parsed], &engine::relations().unwrap(), &BTreeMap::new(), &BTreeMap::new()).await;
         let shown = format!("{:?}", miette::Report::new(*refused.err().expect(name)));
         assert!(shown.contains(reason), "{name}: {shown}");
         assert!(shown.contains(&format!("{name}.sql")), "{name}: {shown}");
@@ -488,20 +387,8 @@ async fn what_cannot_be_maintained_is_refused_with_a_reason() {
         "SELECT account, livemode, movement_id FROM mrr_movements",
     )
     .unwrap();
-    let refused = plan_all(
-        vec![parsed],
-        &engine::relations().unwrap(),
-        &BTreeMap::new(),
-        &BTreeMap::new(),
-    )
-    .await;
-    assert!(
-        refused
-            .err()
-            .unwrap()
-            .to_string()
-            .contains("can change after they were written")
-    );
+    let refused = plan_all(vec![parsed], &engine::relations().unwrap(), &BTreeMap::new(), &BTreeMap::new()).await;
+    assert!(refused.err().unwrap().to_string().contains("can change after they were written"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -519,10 +406,7 @@ async fn a_sum_that_leaves_its_type_stops_the_pipeline_and_is_no_wrong_number() 
     let rows: Vec<_> = (0..3)
         .map(|_| BillingEvent {
             kind: "refund".into(),
-            scope: Scope {
-                account: "a".into(),
-                livemode: true,
-            },
+            scope: Scope { account: "a".into(), livemode: true },
             ..world.bill()
         })
         .collect();
@@ -532,10 +416,7 @@ async fn a_sum_that_leaves_its_type_stops_the_pipeline_and_is_no_wrong_number() 
     columns[position] = Arc::new(Int64Array::from(vec![i64::MAX, i64::MAX, 1]));
     let added = RecordBatch::try_new(added.schema(), columns).unwrap();
     let added = concat_batches(&added.schema(), [&added]).unwrap();
-    let delta = RowDelta {
-        removed: RecordBatch::new_empty(added.schema()),
-        added,
-    };
+    let delta = RowDelta { removed: RecordBatch::new_empty(added.schema()), added };
     let deltas = BTreeMap::from([("billing_events".to_owned(), delta)]);
     let error = pipelines[0].advance(&deltas, &BTreeMap::new()).await.unwrap_err();
     assert!(error.to_string().contains("overflow"), "{error}");

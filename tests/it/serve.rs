@@ -46,11 +46,7 @@ fn schema() -> SchemaRef {
         Field::new("currency", DataType::Utf8, false),
         Field::new("closing", DataType::Decimal128(28, 6), true),
         Field::new("customers", DataType::Int64, true),
-        Field::new(
-            "updated_at",
-            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            true,
-        ),
+        Field::new("updated_at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
     ]))
 }
 
@@ -92,11 +88,7 @@ struct Server {
 impl Server {
     async fn start(change: impl FnOnce(&mut Options)) -> Self {
         // 2024-03-01 and the next day, live; one day of test mode.
-        let rows = days(&[
-            (true, 19_783, Some(12_500_000), 3),
-            (true, 19_784, None, 4),
-            (false, 19_783, Some(1), 900),
-        ]);
+        let rows = days(&[(true, 19_783, Some(12_500_000), 3), (true, 19_784, None, 4), (false, 19_783, Some(1), 900)]);
         let committed = MemTable::try_new(schema(), vec![vec![rows]]).unwrap();
         let key = ["account", "livemode", "day", "currency"].map(String::from).to_vec();
         let table = Arc::new(LiveTable::new(schema(), key, Arc::new(committed)).unwrap());
@@ -104,17 +96,9 @@ impl Server {
         shown.comment = Some("MRR of each day".into());
         shown.column_comments = vec![("closing".into(), "MRR at the end of the day".into())];
         let catalog = Arc::new(Catalog::new(vec![shown], Vec::new()).await.unwrap());
-        let mut options = Options::new(
-            "127.0.0.1:0".parse().unwrap(),
-            "analyst",
-            Secret::new(PASSWORD),
-            [9; 16],
-        );
+        let mut options = Options::new("127.0.0.1:0".parse().unwrap(), "analyst", Secret::new(PASSWORD), [9; 16]);
         change(&mut options);
-        Self {
-            handle: postgres::start(options, catalog).await.unwrap(),
-            table,
-        }
+        Self { handle: postgres::start(options, catalog).await.unwrap(), table }
     }
 
     fn address(&self) -> SocketAddr {
@@ -134,18 +118,7 @@ impl Server {
 fn client(address: SocketAddr, user: &str, password: Option<&str>) -> Command {
     let mut command = Command::new("psql");
     command
-        .args([
-            "-X",
-            "-A",
-            "-t",
-            "-w",
-            "-v",
-            "VERBOSITY=verbose",
-            "-d",
-            "tributary",
-            "-U",
-            user,
-        ])
+        .args(["-X", "-A", "-t", "-w", "-v", "VERBOSITY=verbose", "-d", "tributary", "-U", user])
         .args(["-h", &address.ip().to_string(), "-p", &address.port().to_string()])
         .env("PGPASSFILE", "/dev/null")
         .env("PGCONNECT_TIMEOUT", "10")
@@ -158,9 +131,7 @@ fn client(address: SocketAddr, user: &str, password: Option<&str>) -> Command {
 }
 
 async fn output(mut command: Command) -> Output {
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 #[derive(Debug)]
@@ -172,10 +143,7 @@ struct Printed {
 impl Printed {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap().trim_end().to_owned();
-        Self {
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
+        Self { out: text(output.stdout), err: text(output.stderr) }
     }
 
     #[track_caller]
@@ -211,21 +179,11 @@ async fn only_the_right_user_with_the_right_password_gets_in() {
         Printed::of(output(command).await)
     };
     assert_eq!(attempt("analyst", Some(PASSWORD)).await.lines(), ["1"]);
-    for (user, password) in [
-        ("analyst", "wrong"),
-        ("analyst", ""),
-        ("postgres", PASSWORD),
-        ("postgres", ""),
-    ] {
+    for (user, password) in [("analyst", "wrong"), ("analyst", ""), ("postgres", PASSWORD), ("postgres", "")] {
         let refused = attempt(user, Some(password)).await;
         assert!(refused.out.is_empty() && !refused.err.is_empty(), "{user} {refused:?}");
     }
-    assert!(
-        attempt("analyst", Some("wrong"))
-            .await
-            .err
-            .contains("Password authentication failed")
-    );
+    assert!(attempt("analyst", Some("wrong")).await.err.contains("Password authentication failed"));
     let without = attempt("analyst", None).await;
     assert!(without.err.contains("no password supplied"), "{without:?}");
     assert!(!format!("{:?}", server.handle).contains(PASSWORD));
@@ -313,27 +271,15 @@ impl Raw {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_login_cannot_be_followed_by_a_query() {
     let server = Server::start(|_| {}).await;
-    for response in [
-        &b"nonsense"[..],
-        b"SCRAM-SHA-256\0\0\0\0\x03\xff\xfe\xfd",
-        b"PLAIN\0\0\0\0\0",
-    ] {
+    for response in [&b"nonsense"[..], b"SCRAM-SHA-256\0\0\0\0\x03\xff\xfe\xfd", b"PLAIN\0\0\0\0\0"] {
         let mut raw = Raw::open(server.address());
         let (kind, mechanisms) = raw.receive().unwrap();
         assert_eq!(kind, b'R');
-        assert!(
-            mechanisms.contains("SCRAM-SHA-256"),
-            "the password never travels in the clear"
-        );
+        assert!(mechanisms.contains("SCRAM-SHA-256"), "the password never travels in the clear");
         raw.send(b'p', response);
         raw.send(b'Q', b"SELECT 1\0");
         let answers: Vec<_> = std::iter::from_fn(|| raw.receive()).collect();
-        assert!(
-            answers
-                .iter()
-                .all(|(kind, error)| *kind == b'E' && error.contains("FATAL")),
-            "{answers:?}"
-        );
+        assert!(answers.iter().all(|(kind, error)| *kind == b'E' && error.contains("FATAL")), "{answers:?}");
     }
     let mut raw = Raw::open(server.address());
     raw.receive().unwrap();
@@ -343,20 +289,14 @@ async fn a_failed_login_cannot_be_followed_by_a_query() {
     assert!(answers.iter().all(|(kind, _)| *kind == b'E'), "{answers:?}");
     let mut raw = Raw::log_in(server.address());
     raw.send(b'Q', b"SELECT 1\0");
-    assert!(
-        raw.until_ready().iter().any(|(kind, _)| *kind == b'D'),
-        "others are served as before"
-    );
+    assert!(raw.until_ready().iter().any(|(kind, _)| *kind == b'D'), "others are served as before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prepared_statement_sees_the_rows_of_each_run_and_can_write_no_more_than_another() {
     let server = Server::start(|options| options.statement_timeout = Duration::from_millis(500)).await;
     let mut raw = Raw::log_in(server.address());
-    raw.send(
-        b'P',
-        b"live\0SELECT sum(customers) FROM mrr_daily WHERE customers > $1\0\0\0",
-    );
+    raw.send(b'P', b"live\0SELECT sum(customers) FROM mrr_daily WHERE customers > $1\0\0\0");
     raw.send(b'S', b"");
     assert_eq!(raw.until_ready()[0].0, b'1', "parsed");
     let run = |raw: &mut Raw| -> String {
@@ -365,17 +305,11 @@ async fn a_prepared_statement_sees_the_rows_of_each_run_and_can_write_no_more_th
         raw.send(b'E', b"\0\0\0\0\0");
         raw.send(b'S', b"");
         let answers = raw.until_ready();
-        let (_, row) = answers
-            .iter()
-            .find(|(kind, _)| *kind == b'D')
-            .unwrap_or_else(|| panic!("{answers:?}"));
+        let (_, row) = answers.iter().find(|(kind, _)| *kind == b'D').unwrap_or_else(|| panic!("{answers:?}"));
         row[6..].to_owned()
     };
     assert_eq!(run(&mut raw), "7");
-    server
-        .table
-        .put(&with_op(days(&[(true, 19_785, None, 100)]), PUT))
-        .unwrap();
+    server.table.put(&with_op(days(&[(true, 19_785, None, 100)]), PUT)).unwrap();
     assert_eq!(run(&mut raw), "107");
     for (refused, sqlstate) in [
         ("INSERT INTO mrr_daily (customers) VALUES (1)", "C25006"),
@@ -390,11 +324,7 @@ async fn a_prepared_statement_sees_the_rows_of_each_run_and_can_write_no_more_th
         raw.send(b'E', b"\0\0\0\0\0");
         raw.send(b'S', b"");
         let answers = raw.until_ready();
-        let error = answers
-            .iter()
-            .find(|(kind, _)| *kind == b'E')
-            .map(|(_, text)| text.as_str())
-            .unwrap_or_default();
+        let error = answers.iter().find(|(kind, _)| *kind == b'E').map(|(_, text)| text.as_str()).unwrap_or_default();
         assert!(error.contains(sqlstate), "{refused}: {answers:?}");
     }
     assert_eq!(run(&mut raw), "107", "the session and its statement go on");
@@ -406,54 +336,21 @@ async fn tables_columns_and_comments_are_listed() {
         return;
     }
     let server = Server::start(|_| {}).await;
-    assert_eq!(
-        server.psql(&["\\dt"]).await.lines(),
-        ["public|mrr_daily|table|postgres"]
-    );
+    assert_eq!(server.psql(&["\\dt"]).await.lines(), ["public|mrr_daily|table|postgres"]);
     let described = server.psql(&["\\d mrr_daily"]).await;
     let lines = described.lines();
-    assert!(
-        lines.iter().any(|line| line.starts_with("closing|numeric|")),
-        "{lines:?}"
-    );
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("day|date|") && line.contains("not null")),
-        "{lines:?}"
-    );
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("updated_at|timestamp with time zone|")),
-        "{lines:?}"
-    );
-    assert_eq!(
-        lines.iter().filter(|line| line.starts_with("closing|")).count(),
-        1,
-        "one schema's table alone"
-    );
-    assert!(
-        server
-            .psql(&["\\l"])
-            .await
-            .lines()
-            .iter()
-            .any(|line| line.starts_with("tributary|"))
-    );
+    assert!(lines.iter().any(|line| line.starts_with("closing|numeric|")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("day|date|") && line.contains("not null")), "{lines:?}");
+    assert!(lines.iter().any(|line| line.starts_with("updated_at|timestamp with time zone|")), "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("closing|")).count(), 1, "one schema's table alone");
+    assert!(server.psql(&["\\l"]).await.lines().iter().any(|line| line.starts_with("tributary|")));
     let described = server.psql(&["\\d+ mrr_daily"]).await;
-    let comment = described
-        .lines()
-        .iter()
-        .any(|line| line.ends_with("|MRR at the end of the day"));
+    let comment = described.lines().iter().any(|line| line.ends_with("|MRR at the end of the day"));
     assert!(comment, "{described:?}");
     assert!(server.psql(&["\\dt+"]).await.lines()[0].ends_with("|MRR of each day"));
     let comments = "SELECT obj_description(c.oid, 'pg_class'), col_description(c.oid, 5) FROM pg_catalog.pg_class c \
                     WHERE c.relname = 'mrr_daily' AND pg_catalog.pg_table_is_visible(c.oid)";
-    assert_eq!(
-        server.psql(&[comments]).await.lines(),
-        ["MRR of each day|MRR at the end of the day"]
-    );
+    assert_eq!(server.psql(&[comments]).await.lines(), ["MRR of each day|MRR at the end of the day"]);
     let columns = "SELECT count(*) FROM information_schema.columns WHERE table_schema = 'test'";
     assert_eq!(server.psql(&[columns]).await.lines(), ["7"]);
 }
@@ -464,31 +361,12 @@ async fn values_arrive_exactly_and_modes_apart() {
         return;
     }
     let server = Server::start(|_| {}).await;
-    let printed = server
-        .psql(&["SELECT day, livemode, closing, customers, updated_at FROM mrr_daily ORDER BY day"])
-        .await;
-    assert_eq!(
-        printed.lines(),
-        [
-            "2024-03-01|t|12.500000|3|2024-03-01 00:00:00.500000+00",
-            "2024-03-02|t||4|"
-        ]
-    );
-    assert_eq!(
-        server.psql(&["SELECT sum(closing) FROM mrr_daily"]).await.lines(),
-        ["12.500000"]
-    );
-    assert_eq!(
-        server.psql(&["SELECT customers FROM test.mrr_daily"]).await.lines(),
-        ["900"]
-    );
-    assert_eq!(
-        server
-            .psql(&["SELECT count(*) FROM mrr_daily WHERE NOT livemode"])
-            .await
-            .lines(),
-        ["0"]
-    );
+    let printed =
+        server.psql(&["SELECT day, livemode, closing, customers, updated_at FROM mrr_daily ORDER BY day"]).await;
+    assert_eq!(printed.lines(), ["2024-03-01|t|12.500000|3|2024-03-01 00:00:00.500000+00", "2024-03-02|t||4|"]);
+    assert_eq!(server.psql(&["SELECT sum(closing) FROM mrr_daily"]).await.lines(), ["12.500000"]);
+    assert_eq!(server.psql(&["SELECT customers FROM test.mrr_daily"]).await.lines(), ["900"]);
+    assert_eq!(server.psql(&["SELECT count(*) FROM mrr_daily WHERE NOT livemode"]).await.lines(), ["0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -498,32 +376,14 @@ async fn a_row_of_the_last_moment_is_seen() {
     }
     let server = Server::start(|_| {}).await;
     let now = "SELECT day, closing, customers FROM mrr_daily ORDER BY day";
-    server
-        .table
-        .put(&with_op(
-            days(&[(true, 19_785, Some(99_999_999_999_999_999_999_999), 5)]),
-            PUT,
-        ))
-        .unwrap();
+    server.table.put(&with_op(days(&[(true, 19_785, Some(99_999_999_999_999_999_999_999), 5)]), PUT)).unwrap();
     let lines = server.psql(&[now]).await.out;
-    assert_eq!(
-        lines,
-        "2024-03-01|12.500000|3\n2024-03-02||4\n2024-03-03|99999999999999999.999999|5"
-    );
-    server
-        .table
-        .put(&with_op(days(&[(true, 19_784, Some(-1), 40)]), PUT))
-        .unwrap();
-    server
-        .table
-        .put(&with_op(days(&[(true, 19_783, None, 0)]), DELETE))
-        .unwrap();
+    assert_eq!(lines, "2024-03-01|12.500000|3\n2024-03-02||4\n2024-03-03|99999999999999999.999999|5");
+    server.table.put(&with_op(days(&[(true, 19_784, Some(-1), 40)]), PUT)).unwrap();
+    server.table.put(&with_op(days(&[(true, 19_783, None, 0)]), DELETE)).unwrap();
     let lines = server.psql(&[now]).await.out;
     assert_eq!(lines, "2024-03-02|-0.000001|40\n2024-03-03|99999999999999999.999999|5");
-    assert_eq!(
-        server.psql(&["SELECT customers FROM test.mrr_daily"]).await.lines(),
-        ["900"]
-    );
+    assert_eq!(server.psql(&["SELECT customers FROM test.mrr_daily"]).await.lines(), ["900"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -554,27 +414,17 @@ async fn nothing_can_be_written_created_or_configured() {
         "DECLARE c CURSOR FOR INSERT INTO mrr_daily (customers) VALUES (1)".to_owned(),
     ] {
         let printed = server.psql(&[&statement]).await;
-        assert!(
-            !printed.err.is_empty() && printed.out.is_empty(),
-            "{statement}: {printed:?}"
-        );
+        assert!(!printed.err.is_empty() && printed.out.is_empty(), "{statement}: {printed:?}");
         // The last two are syntax errors to some parsers: refused either way.
         if !statement.starts_with("DECLARE") && !statement.starts_with("WITH") {
             printed.assert_refused("25006");
         }
     }
     assert!(!directory.path().join("out.csv").exists());
-    for statement in [
-        "SELECT * FROM '/etc/passwd'",
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELECT * FROM nothing",
-    ] {
+    for statement in ["SELECT * FROM '/etc/passwd'", "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM nothing"] {
         server.psql(&[statement]).await.assert_refused("42");
     }
-    server
-        .psql(&["SELECT nothing FROM mrr_daily"])
-        .await
-        .assert_refused("42703");
+    server.psql(&["SELECT nothing FROM mrr_daily"]).await.assert_refused("42703");
     server.psql(&["SELECT * FROM nothing"]).await.assert_refused("42P01");
     server.psql(&["SELEC 1"]).await.assert_refused("42601");
     assert_eq!(server.psql(&["SELECT count(*) FROM mrr_daily"]).await.lines(), ["2"]);
@@ -587,52 +437,23 @@ async fn a_session_sets_what_is_its_own_and_nothing_that_would_mislead() {
     }
     let server = Server::start(|_| {}).await;
     server.psql(&["SET search_path = test"]).await.assert_refused("22023");
-    server
-        .psql(&["SET TIME ZONE 'America/New_York'"])
-        .await
-        .assert_refused("22023");
-    server
-        .psql(&["SET default_transaction_read_only = off"])
-        .await
-        .assert_refused("22023");
+    server.psql(&["SET TIME ZONE 'America/New_York'"]).await.assert_refused("22023");
+    server.psql(&["SET default_transaction_read_only = off"]).await.assert_refused("22023");
     let warned = server.psql(&["SET geqo = off", "SHOW geqo"]).await;
-    assert!(
-        warned.err.contains("01000") && warned.err.contains("42704"),
-        "{warned:?}"
-    );
-    let session = [
-        "SET statement_timeout = '2s'",
-        "SHOW statement_timeout",
-        "DISCARD ALL",
-        "SHOW statement_timeout",
-    ];
+    assert!(warned.err.contains("01000") && warned.err.contains("42704"), "{warned:?}");
+    let session = ["SET statement_timeout = '2s'", "SHOW statement_timeout", "DISCARD ALL", "SHOW statement_timeout"];
     assert_eq!(server.psql(&session).await.lines(), ["SET", "2s", "DISCARD ALL", "0"]);
     let transaction = ["BEGIN", "SELECT 1", "COMMIT", "SHOW TIME ZONE", "SHOW server_version"];
-    assert_eq!(
-        server.psql(&transaction).await.lines(),
-        ["BEGIN", "1", "COMMIT", "UTC", "16.6"]
-    );
+    assert_eq!(server.psql(&transaction).await.lines(), ["BEGIN", "1", "COMMIT", "UTC", "16.6"]);
     let nested = ["BEGIN", "SAVEPOINT a", "ROLLBACK TO SAVEPOINT a", "SELECT 1", "COMMIT"];
     let expected = ["BEGIN", "SAVEPOINT", "ROLLBACK", "1", "COMMIT"];
     assert_eq!(server.psql(&nested).await.lines(), expected);
-    let failed = [
-        "BEGIN",
-        "SELECT nothing",
-        "ROLLBACK TO SAVEPOINT a",
-        "ROLLBACK",
-        "SELECT 1",
-    ];
+    let failed = ["BEGIN", "SELECT nothing", "ROLLBACK TO SAVEPOINT a", "ROLLBACK", "SELECT 1"];
     let printed = server.psql(&failed).await;
-    assert!(
-        printed.err.contains("0A000") && printed.out == "BEGIN\nROLLBACK\n1",
-        "{printed:?}"
-    );
+    assert!(printed.err.contains("0A000") && printed.out == "BEGIN\nROLLBACK\n1", "{printed:?}");
     assert!(server.psql(&["SELECT version()"]).await.lines()[0].starts_with("PostgreSQL 16.6"));
-    let cursor = [
-        "DECLARE c CURSOR FOR SELECT customers FROM mrr_daily ORDER BY 1",
-        "FETCH 1 FROM c",
-        "FETCH 5 FROM c",
-    ];
+    let cursor =
+        ["DECLARE c CURSOR FOR SELECT customers FROM mrr_daily ORDER BY 1", "FETCH 1 FROM c", "FETCH 5 FROM c"];
     assert_eq!(server.psql(&cursor).await.lines(), ["DECLARE CURSOR", "3", "4"]);
 }
 
@@ -650,10 +471,7 @@ async fn a_heavy_statement_ends_at_its_deadline_and_the_session_goes_on() {
     assert!(printed.err.contains("57014") && printed.out == "2", "{printed:?}");
     // A client may ask for less, not for more.
     let printed = server.psql(&["SET statement_timeout = '1h'", HEAVY]).await;
-    assert!(
-        printed.err.contains("57014") && printed.err.contains("300 ms"),
-        "{printed:?}"
-    );
+    assert!(printed.err.contains("57014") && printed.err.contains("300 ms"), "{printed:?}");
     let printed = server.psql(&["SET statement_timeout = 50", HEAVY]).await;
     assert!(printed.err.contains("50 ms"), "{printed:?}");
 }
@@ -708,24 +526,10 @@ async fn a_result_of_too_many_rows_is_an_error_and_not_a_part_of_it() {
         return;
     }
     let server = Server::start(|options| options.row_limit = 10).await;
-    server
-        .psql(&["SELECT value FROM generate_series(1, 11)"])
-        .await
-        .assert_refused("54000");
-    assert_eq!(
-        server
-            .psql(&["SELECT value FROM generate_series(1, 10)"])
-            .await
-            .lines()
-            .len(),
-        10
-    );
-    let cursor = server
-        .psql(&[
-            "DECLARE c CURSOR FOR SELECT value FROM generate_series(1, 99)",
-            "FETCH ALL FROM c",
-        ])
-        .await;
+    server.psql(&["SELECT value FROM generate_series(1, 11)"]).await.assert_refused("54000");
+    assert_eq!(server.psql(&["SELECT value FROM generate_series(1, 10)"]).await.lines().len(), 10);
+    let cursor =
+        server.psql(&["DECLARE c CURSOR FOR SELECT value FROM generate_series(1, 99)", "FETCH ALL FROM c"]).await;
     assert!(cursor.err.contains("54000"), "{cursor:?}");
 }
 
@@ -759,46 +563,20 @@ async fn without_tls_the_door_opens_on_loopback_alone() {
     }
     let mut empty = options("127.0.0.1:0");
     empty.password = Secret::new("");
-    assert!(matches!(
-        postgres::start(empty, catalog).await,
-        Err(Error::EmptyPassword)
-    ));
+    assert!(matches!(postgres::start(empty, catalog).await, Err(Error::EmptyPassword)));
 }
 
 #[tokio::test]
 async fn the_query_command_plans_queries_only() {
-    let rows = MemTable::try_new(
-        schema(),
-        vec![vec![days(&[(true, 0, Some(1), 1), (false, 0, Some(1), 1)])]],
-    )
-    .unwrap();
+    let rows = MemTable::try_new(schema(), vec![vec![days(&[(true, 0, Some(1), 1), (false, 0, Some(1), 1)])]]).unwrap();
     let table = UserTable::new("mrr_daily", Arc::new(rows));
     let catalog = Catalog::new(vec![table], Vec::new()).await.unwrap();
-    assert_eq!(
-        catalog
-            .sql("SELECT * FROM mrr_daily")
-            .await
-            .unwrap()
-            .count()
-            .await
-            .unwrap(),
-        1
-    );
-    for statement in [
-        "DROP TABLE mrr_daily",
-        "SET datafusion.execution.batch_size = 1",
-        "CREATE TABLE x AS SELECT 1",
-    ] {
-        assert!(
-            matches!(catalog.sql(statement).await, Err(Error::NotReadOnly(_))),
-            "{statement}"
-        );
+    assert_eq!(catalog.sql("SELECT * FROM mrr_daily").await.unwrap().count().await.unwrap(), 1);
+    for statement in ["DROP TABLE mrr_daily", "SET datafusion.execution.batch_size = 1", "CREATE TABLE x AS SELECT 1"] {
+        assert!(matches!(catalog.sql(statement).await, Err(Error::NotReadOnly(_))), "{statement}");
     }
     assert!(catalog.sql("SELECT 1; SELECT 2").await.is_err());
     let without_mode = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)]));
     let table = UserTable::new("t", Arc::new(MemTable::try_new(without_mode, vec![vec![]]).unwrap()));
-    assert!(matches!(
-        Catalog::new(vec![table], Vec::new()).await,
-        Err(Error::Shape(_))
-    ));
+    assert!(matches!(Catalog::new(vec![table], Vec::new()).await, Err(Error::Shape(_))));
 }

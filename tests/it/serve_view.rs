@@ -53,36 +53,12 @@ fn changes(changes: &[Change]) -> RecordBatch {
     let columns: [(&str, ArrayRef); 5] = [
         (
             OP_COLUMN,
-            Arc::new(
-                changes
-                    .iter()
-                    .map(|c| Some(if c.1.is_some() { PUT } else { DELETE }))
-                    .collect::<Int8Array>(),
-            ),
+            Arc::new(changes.iter().map(|c| Some(if c.1.is_some() { PUT } else { DELETE })).collect::<Int8Array>()),
         ),
-        (
-            "note",
-            Arc::new(
-                changes
-                    .iter()
-                    .map(|c| rows(c).map(|row| row.1))
-                    .collect::<StringArray>(),
-            ),
-        ),
-        (
-            "account",
-            Arc::new(changes.iter().map(|c| Some(c.0.0.clone())).collect::<StringArray>()),
-        ),
+        ("note", Arc::new(changes.iter().map(|c| rows(c).map(|row| row.1)).collect::<StringArray>())),
+        ("account", Arc::new(changes.iter().map(|c| Some(c.0.0.clone())).collect::<StringArray>())),
         ("id", Arc::new(changes.iter().map(|c| c.0.1).collect::<Int64Array>())),
-        (
-            "amount",
-            Arc::new(
-                changes
-                    .iter()
-                    .map(|c| rows(c).and_then(|row| row.0))
-                    .collect::<Int64Array>(),
-            ),
-        ),
+        ("amount", Arc::new(changes.iter().map(|c| rows(c).and_then(|row| row.0)).collect::<Int64Array>())),
     ];
     RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap()
 }
@@ -99,12 +75,7 @@ fn snapshot(model: &Model) -> Arc<dyn TableProvider> {
     ]));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(model.values().map(|row| row.0).collect::<Int64Array>()),
-        Arc::new(
-            model
-                .values()
-                .map(|row| Some(row.1.clone()))
-                .collect::<StringViewArray>(),
-        ),
+        Arc::new(model.values().map(|row| Some(row.1.clone())).collect::<StringViewArray>()),
         Arc::new(model.values().map(|_| Some(true)).collect::<BooleanArray>()),
         Arc::new(model.keys().map(|key| key.1).collect::<Int64Array>()),
         Arc::new(model.keys().map(|key| Some(key.0.clone())).collect::<StringViewArray>()),
@@ -133,10 +104,7 @@ fn apply(model: &mut Model, changes: &[Change]) {
 
 async fn numbers(context: &SessionContext, sql: &str) -> Vec<Option<i64>> {
     let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
-    batches
-        .iter()
-        .flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>())
-        .collect()
+    batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>()).collect()
 }
 
 async fn rows(context: &SessionContext, sql: &str) -> Model {
@@ -156,53 +124,24 @@ async fn rows(context: &SessionContext, sql: &str) -> Model {
 
 async fn assert_answers(context: &SessionContext, model: &Model) {
     assert_eq!(&rows(context, "SELECT * FROM t").await, model);
-    assert_eq!(
-        numbers(context, "SELECT count(*) FROM t").await,
-        [Some(model.len() as i64)]
-    );
+    assert_eq!(numbers(context, "SELECT count(*) FROM t").await, [Some(model.len() as i64)]);
     let where_ = |keep: &dyn Fn(&Key, &Row) -> bool| -> Model {
-        model
-            .iter()
-            .filter(|(key, row)| keep(key, row))
-            .map(|(key, row)| (key.clone(), row.clone()))
-            .collect()
+        model.iter().filter(|(key, row)| keep(key, row)).map(|(key, row)| (key.clone(), row.clone())).collect()
     };
     // A filter on a column that is not in the key must not bring back the row an overlay replaced or hid.
+    assert_eq!(rows(context, "SELECT * FROM t WHERE amount >= 3").await, where_(&|_, row| row.0 >= Some(3)));
+    assert_eq!(rows(context, "SELECT * FROM t WHERE amount IS NULL").await, where_(&|_, row| row.0.is_none()));
     assert_eq!(
-        rows(context, "SELECT * FROM t WHERE amount >= 3").await,
-        where_(&|_, row| row.0 >= Some(3))
-    );
-    assert_eq!(
-        rows(context, "SELECT * FROM t WHERE amount IS NULL").await,
-        where_(&|_, row| row.0.is_none())
-    );
-    assert_eq!(
-        rows(
-            context,
-            "SELECT note, account, amount, id FROM t WHERE note = 'b' AND account <> 'y'"
-        )
-        .await,
+        rows(context, "SELECT note, account, amount, id FROM t WHERE note = 'b' AND account <> 'y'").await,
         where_(&|key, row| row.1 == "b" && key.0 != "y")
     );
-    assert_eq!(
-        rows(context, "SELECT * FROM t WHERE id IS NULL").await,
-        where_(&|key, _| key.1.is_none())
-    );
+    assert_eq!(rows(context, "SELECT * FROM t WHERE id IS NULL").await, where_(&|key, _| key.1.is_none()));
     let count = where_(&|_, row| row.0 < Some(4) && row.0.is_some()).len() as i64;
-    assert_eq!(
-        numbers(context, "SELECT count(*) FROM t WHERE amount < 4").await,
-        [Some(count)]
-    );
+    assert_eq!(numbers(context, "SELECT count(*) FROM t WHERE amount < 4").await, [Some(count)]);
     let mut amounts: Vec<Option<i64>> = model.values().map(|row| row.0).collect();
     amounts.sort_unstable();
-    assert_eq!(
-        numbers(context, "SELECT amount FROM t ORDER BY amount NULLS FIRST").await,
-        amounts
-    );
-    assert_eq!(
-        numbers(context, "SELECT max(amount) FROM t").await,
-        [amounts.iter().copied().flatten().max()]
-    );
+    assert_eq!(numbers(context, "SELECT amount FROM t ORDER BY amount NULLS FIRST").await, amounts);
+    assert_eq!(numbers(context, "SELECT max(amount) FROM t").await, [amounts.iter().copied().flatten().max()]);
     let limited = numbers(context, "SELECT amount FROM t LIMIT 3").await;
     assert_eq!(limited.len(), model.len().min(3));
     let groups: BTreeMap<&String, i64> = model.keys().fold(BTreeMap::new(), |mut groups, key| {
@@ -284,22 +223,13 @@ async fn an_appended_row_is_seen_once_before_and_after_its_commit() {
     assert_eq!(table.push(&appended(&[])).unwrap(), second);
     let all = [Some(1), Some(2), Some(3), Some(4)];
     assert_eq!(numbers(&context, "SELECT amount FROM t ORDER BY amount").await, all);
-    assert_eq!(
-        numbers(&context, "SELECT count(*) FROM t WHERE amount > 2").await,
-        [Some(2)]
-    );
+    assert_eq!(numbers(&context, "SELECT count(*) FROM t WHERE amount > 2").await, [Some(2)]);
     table.commit(stored(&[1, 2, 3]), first).unwrap();
     assert_eq!(table.hot_rows(), 1);
     assert_eq!(numbers(&context, "SELECT amount FROM t ORDER BY amount").await, all);
     table.commit(stored(&[1, 2, 3, 4]), second).unwrap();
     assert_eq!(table.hot_rows(), 0);
-    let late: Vec<_> = prepared
-        .collect()
-        .await
-        .unwrap()
-        .iter()
-        .map(RecordBatch::num_rows)
-        .collect();
+    let late: Vec<_> = prepared.collect().await.unwrap().iter().map(RecordBatch::num_rows).collect();
     assert_eq!(late.iter().sum::<usize>(), 4);
 }
 
@@ -318,10 +248,7 @@ async fn a_filter_that_files_evaluate_themselves_does_not_hide_an_overlay() {
     let mut config = SessionConfig::new();
     config.options_mut().execution.parquet.pushdown_filters = true;
     let context = SessionContext::new_with_config(config);
-    context
-        .register_parquet("files", path.to_str().unwrap(), ParquetReadOptions::default())
-        .await
-        .unwrap();
+    context.register_parquet("files", path.to_str().unwrap(), ParquetReadOptions::default()).await.unwrap();
     let files = context.table_provider("files").await.unwrap();
     let table = Arc::new(LiveTable::new(batch.schema(), vec!["id".into()], files).unwrap());
     context.register_table("t", Arc::clone(&table) as _).unwrap();
@@ -337,21 +264,12 @@ async fn a_filter_that_files_evaluate_themselves_does_not_hide_an_overlay() {
     table.put(&change(15, 0, DELETE)).unwrap();
     table.put(&change(2_000, 5, PUT)).unwrap();
     // 100 rows have amount 5 in the file; one now has another, one is gone, one came.
-    assert_eq!(
-        numbers(&context, "SELECT count(*) FROM t WHERE amount = 5").await,
-        [Some(99)]
-    );
+    assert_eq!(numbers(&context, "SELECT count(*) FROM t WHERE amount = 5").await, [Some(99)]);
     assert_eq!(numbers(&context, "SELECT id FROM t WHERE amount = 77").await, [Some(5)]);
     assert_eq!(numbers(&context, "SELECT amount FROM t WHERE id = 15").await, []);
-    assert_eq!(
-        numbers(&context, "SELECT amount FROM t WHERE id = 2000").await,
-        [Some(5)]
-    );
+    assert_eq!(numbers(&context, "SELECT amount FROM t WHERE id = 2000").await, [Some(5)]);
     assert_eq!(numbers(&context, "SELECT count(*) FROM t").await, [Some(1_000)]);
-    assert_eq!(
-        numbers(&context, "SELECT sum(id) FROM t WHERE amount = 5 AND id < 30").await,
-        [Some(25)]
-    );
+    assert_eq!(numbers(&context, "SELECT sum(id) FROM t WHERE amount = 5 AND id < 30").await, [Some(25)]);
 }
 
 #[tokio::test]
@@ -369,13 +287,7 @@ async fn a_live_table_can_be_joined_with_itself_and_read_again_by_a_recursive_qu
                  UNION ALL SELECT t.amount FROM t JOIN reach ON t.id = reach.amount) \
                  SELECT amount FROM reach ORDER BY 1";
     assert_eq!(numbers(&context, reach).await, [Some(2), Some(3), Some(4)]);
-    let plan = context
-        .sql("EXPLAIN SELECT * FROM t")
-        .await
-        .unwrap()
-        .to_string()
-        .await
-        .unwrap();
+    let plan = context.sql("EXPLAIN SELECT * FROM t").await.unwrap().to_string().await.unwrap();
     assert!(plan.contains("LiveScanExec") && plan.contains("HashJoinExec"), "{plan}");
 }
 
@@ -383,8 +295,7 @@ async fn a_live_table_can_be_joined_with_itself_and_read_again_by_a_recursive_qu
 #[ignore = "a measurement: cargo test --release -- --ignored --nocapture overlay"]
 async fn measure_a_query_over_a_full_overlay() {
     let rows = |ids: std::ops::Range<i64>, note: &str| -> Vec<Change> {
-        ids.map(|id| (("x".to_owned(), Some(id)), Some((Some(id), note.to_owned()))))
-            .collect()
+        ids.map(|id| (("x".to_owned(), Some(id)), Some((Some(id), note.to_owned())))).collect()
     };
     let mut model = Model::new();
     apply(&mut model, &rows(0..1_000_000, "a"));
@@ -393,15 +304,8 @@ async fn measure_a_query_over_a_full_overlay() {
     context.register_table("t", Arc::clone(&table) as _).unwrap();
     let count = async |label: &str| {
         let start = std::time::Instant::now();
-        assert_eq!(
-            numbers(&context, "SELECT count(*) FROM t WHERE amount >= 0").await,
-            [Some(1_000_000)]
-        );
-        eprintln!(
-            "{label}: {:?} for 1,000,000 committed and {} hot rows",
-            start.elapsed(),
-            table.hot_rows()
-        );
+        assert_eq!(numbers(&context, "SELECT count(*) FROM t WHERE amount >= 0").await, [Some(1_000_000)]);
+        eprintln!("{label}: {:?} for 1,000,000 committed and {} hot rows", start.elapsed(), table.hot_rows());
     };
     count("nothing hot").await;
     table.put(&changes(&rows(0..5_000, "b"))).unwrap();
@@ -424,10 +328,7 @@ fn rows_of_another_shape_are_refused_where_they_are_given() {
     assert!(log.put(&changes(&[])).is_err());
     let nulls = RecordBatch::try_from_iter([("amount", Arc::new(Int64Array::from(vec![None])) as ArrayRef)]).unwrap();
     assert!(log.push(&nulls).is_err(), "a NULL in a column declared not to have any");
-    assert!(
-        log.commit(snapshot(&Model::new()), 0).is_ok(),
-        "more columns than declared do no harm"
-    );
+    assert!(log.commit(snapshot(&Model::new()), 0).is_ok(), "more columns than declared do no harm");
     assert!(keyed.commit(stored(&[]), 0).is_err());
     assert!(LiveTable::new(schema(), vec!["absent".into()], snapshot(&Model::new())).is_err());
 }

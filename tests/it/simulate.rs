@@ -13,13 +13,7 @@ use tributary::simulate::{ApiVersion, Options, Truth, simulate};
 const DAY: i64 = 86_400;
 
 fn options(customers: u32, months: u32, api_version: ApiVersion) -> Options {
-    Options {
-        customers,
-        months,
-        seed: 11,
-        api_version,
-        ..Options::default()
-    }
+    Options { customers, months, seed: 11, api_version, ..Options::default() }
 }
 
 fn lines(options: &Options) -> (Vec<String>, Truth) {
@@ -46,10 +40,7 @@ fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
 }
 
 fn number(value: &Value, pointer: &str) -> i64 {
-    value
-        .pointer(pointer)
-        .and_then(Value::as_i64)
-        .unwrap_or_else(|| panic!("no number at {pointer}: {value}"))
+    value.pointer(pointer).and_then(Value::as_i64).unwrap_or_else(|| panic!("no number at {pointer}: {value}"))
 }
 
 #[test]
@@ -72,11 +63,7 @@ fn events_are_whole_in_order_and_of_real_size() {
         let (mut last, mut usual, mut together) = (0, 0, 0);
         for line in &lines {
             let event: Value = serde_json::from_str(line).unwrap();
-            assert!(
-                ids.insert(text(&event, "/id").to_owned()),
-                "{} comes twice",
-                text(&event, "/id")
-            );
+            assert!(ids.insert(text(&event, "/id").to_owned()), "{} comes twice", text(&event, "/id"));
             assert_eq!(text(&event, "/id").len(), 28);
             assert_eq!(text(&event, "/api_version"), version.as_str());
             assert!(event["pending_webhooks"].is_i64() && event["livemode"] == true && event["request"].is_object());
@@ -92,10 +79,7 @@ fn events_are_whole_in_order_and_of_real_size() {
             match text(&event, "/data/object/object") {
                 "subscription" => {
                     assert_eq!(event.pointer("/data/object/current_period_end").is_some(), old_shape);
-                    assert_eq!(
-                        event.pointer("/data/object/items/data/0/current_period_end").is_some(),
-                        !old_shape
-                    );
+                    assert_eq!(event.pointer("/data/object/items/data/0/current_period_end").is_some(), !old_shape);
                     assert!(event.pointer("/data/object/items/data/0/price/tiers").is_none());
                 }
                 "invoice" => {
@@ -108,11 +92,7 @@ fn events_are_whole_in_order_and_of_real_size() {
                 _ => {}
             }
         }
-        assert!(
-            usual * 5 > lines.len() * 4,
-            "{usual} of {} events have 2 to 6 KB",
-            lines.len()
-        );
+        assert!(usual * 5 > lines.len() * 4, "{usual} of {} events have 2 to 6 KB", lines.len());
         assert!(together > 0);
         for kind in [
             "customer.subscription.deleted",
@@ -132,10 +112,7 @@ fn events_are_whole_in_order_and_of_real_size() {
 }
 
 fn lines_of(event: &Value) -> &[Value] {
-    event
-        .pointer("/data/object/lines/data")
-        .and_then(Value::as_array)
-        .map_or(&[], Vec::as_slice)
+    event.pointer("/data/object/lines/data").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
 /// Merges `previous_attributes` into an object: hashes key by key, everything else whole.
@@ -156,10 +133,7 @@ fn previous_attributes_undone_give_the_snapshot_before() {
         let (lines, _) = lines(&options(250, 8, version));
         let mut states = HashMap::<String, Value>::new();
         let (mut joined, mut seconds) = (0, HashMap::<(String, i64), u32>::new());
-        for line in lines
-            .iter()
-            .filter(|line| line.contains("\"type\":\"customer.subscription."))
-        {
+        for line in lines.iter().filter(|line| line.contains("\"type\":\"customer.subscription.")) {
             let mut event: Value = serde_json::from_str(line).unwrap();
             let object = event["data"]["object"].clone();
             let id = text(&object, "/id").to_owned();
@@ -167,12 +141,7 @@ fn previous_attributes_undone_give_the_snapshot_before() {
                 let previous = event["data"]["previous_attributes"].take();
                 assert!(previous.as_object().is_some_and(|previous| !previous.is_empty()));
                 undo(&mut event["data"]["object"], &previous);
-                assert_eq!(
-                    Some(&event["data"]["object"]),
-                    states.get(&id),
-                    "{}",
-                    text(&event, "/id")
-                );
+                assert_eq!(Some(&event["data"]["object"]), states.get(&id), "{}", text(&event, "/id"));
                 joined += 1;
                 *seconds.entry((id.clone(), number(&event, "/created"))).or_default() += 1;
             } else {
@@ -181,10 +150,7 @@ fn previous_attributes_undone_give_the_snapshot_before() {
             states.insert(id, object);
         }
         assert!(joined > 500, "only {joined} updates");
-        assert!(
-            seconds.values().any(|updates| *updates > 1),
-            "no subscription changes twice within a second"
-        );
+        assert!(seconds.values().any(|updates| *updates > 1), "no subscription changes twice within a second");
     }
 }
 
@@ -200,19 +166,13 @@ fn list(price: &Value, quantity: i128) -> i128 {
         return 0;
     }
     let Some(tiers) = price["tiers"].as_array() else {
-        let size = price
-            .pointer("/transform_quantity/divide_by")
-            .and_then(Value::as_i64)
-            .map_or(1, i128::from);
+        let size = price.pointer("/transform_quantity/divide_by").and_then(Value::as_i64).map_or(1, i128::from);
         return parts(text(price, "/unit_amount_decimal")) * ((quantity + size - 1) / size);
     };
     let (mut sum, mut below) = (0, 0);
     for tier in tiers {
         let end = tier["up_to"].as_i64().map_or(i128::MAX, i128::from);
-        let (unit, flat) = (
-            parts(text(tier, "/unit_amount_decimal")),
-            parts(text(tier, "/flat_amount_decimal")),
-        );
+        let (unit, flat) = (parts(text(tier, "/unit_amount_decimal")), parts(text(tier, "/flat_amount_decimal")));
         match text(price, "/tiers_mode") {
             "volume" if quantity <= end => return unit * quantity + flat,
             "graduated" if quantity > below => sum += unit * (quantity.min(end) - below) + flat,
@@ -243,10 +203,8 @@ fn counted(subscription: &Value, prices: &HashMap<String, Value>, coupons: &Hash
     }
     let items = subscription.pointer("/items/data").and_then(Value::as_array).unwrap();
     let price = |item: &Value| &prices[text(item, "/price/id")];
-    let lists: Vec<i128> = items
-        .iter()
-        .map(|item| list(price(item), item["quantity"].as_i64().map_or(0, i128::from)))
-        .collect();
+    let lists: Vec<i128> =
+        items.iter().map(|item| list(price(item), item["quantity"].as_i64().map_or(0, i128::from))).collect();
     let mut off = vec![0; items.len()];
     let mut percent = 0;
     for id in subscription["discounts"].as_array().unwrap() {
@@ -330,11 +288,7 @@ fn the_truth_is_what_the_snapshots_say() {
             .mrr_daily
             .iter()
             .map(|(day, currency, micros)| {
-                (
-                    day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp() / DAY,
-                    (*currency).to_owned(),
-                    *micros,
-                )
+                (day.and_time(chrono::NaiveTime::MIN).and_utc().timestamp() / DAY, (*currency).to_owned(), *micros)
             })
             .collect();
         told.sort();
@@ -346,10 +300,7 @@ fn the_truth_is_what_the_snapshots_say() {
 #[test]
 fn disorder_delays_and_doubles_without_losing_anything() {
     let calm = options(200, 6, ApiVersion::Basil);
-    let rough = Options {
-        disorder: 0.2,
-        ..calm.clone()
-    };
+    let rough = Options { disorder: 0.2, ..calm.clone() };
     let ((expected, truth), (arrived, same_truth)) = (lines(&calm), lines(&rough));
     assert!(truth == same_truth);
     let key = |line: &String| line[7..35].to_owned();
@@ -404,10 +355,7 @@ fn customers_churn_as_often_as_their_hazards_say() {
         if before && !subscriptions.values().any(|paying| *paying) {
             let unpaid =
                 text(of, "/status") == "unpaid" || text(of, "/cancellation_details/reason") == "payment_failed";
-            losses
-                .entry(customer)
-                .or_default()
-                .push((number(&event, "/created"), unpaid));
+            losses.entry(customer).or_default().push((number(&event, "/created"), unpaid));
         }
         Ok(())
     })
@@ -421,9 +369,7 @@ fn customers_churn_as_often_as_their_hazards_say() {
             expected[cause] += probability;
             variance[cause] += probability * (1.0 - probability);
             let lost = losses.get(&*row.customer_id).is_some_and(|losses| {
-                losses
-                    .iter()
-                    .any(|(at, unpaid)| month.contains(at) && usize::from(*unpaid) == cause)
+                losses.iter().any(|(at, unpaid)| month.contains(at) && usize::from(*unpaid) == cause)
             });
             seen[cause] += f64::from(u8::from(lost));
         }
@@ -452,9 +398,7 @@ fn truth_files_have_their_columns() {
         let fields: Vec<&str> = row.split(',').collect();
         assert_eq!((fields[0], fields[1]), (day.to_string().as_str(), *currency));
         assert_eq!(
-            fields[2]
-                .split_once('.')
-                .map(|(whole, rest)| (format!("{whole}{rest}").parse(), rest.len())),
+            fields[2].split_once('.').map(|(whole, rest)| (format!("{whole}{rest}").parse(), rest.len())),
             Some((Ok(*micros), 6))
         );
     }
@@ -473,10 +417,7 @@ fn the_size_hint_is_near_and_wrong_options_are_named() {
         let hint = options.size_hint() as f64;
         assert!((hint / made - 1.0).abs() < 0.1, "{hint} hinted, {made} made");
     }
-    let wrong = Options {
-        disorder: 1.5,
-        ..Options::default()
-    };
+    let wrong = Options { disorder: 1.5, ..Options::default() };
     let error = simulate(&wrong, &mut |_| Ok(())).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     assert!(error.to_string().contains("disorder"));

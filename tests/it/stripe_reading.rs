@@ -82,35 +82,21 @@ fn every_body_of_stripes_passes_the_door_and_the_readers() {
             refused.insert(format!("{} {outcome}", sample.name));
         }
         let versions = table.entry(sample.object.clone()).or_default();
-        *versions
-            .entry(sample.version.clone())
-            .or_default()
-            .entry(outcome)
-            .or_default() += 1;
+        *versions.entry(sample.version.clone()).or_default().entry(outcome).or_default() += 1;
     }
     for (object, versions) in &table {
         let cells: Vec<String> = versions
             .iter()
             .map(|(version, outcomes)| {
-                let outcomes: Vec<_> = outcomes
-                    .iter()
-                    .map(|(outcome, count)| format!("{count} {outcome}"))
-                    .collect();
+                let outcomes: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
                 format!("{version}: {}", outcomes.join(" "))
             })
             .collect();
         eprintln!("{object:42} {}", cells.join(", "));
     }
-    let words: Vec<_> = unknown
-        .sorted()
-        .into_iter()
-        .filter(|(name, _)| !name.starts_with("object="))
-        .collect();
+    let words: Vec<_> = unknown.sorted().into_iter().filter(|(name, _)| !name.starts_with("object=")).collect();
     eprintln!("unknown words: {words:?}");
-    eprintln!(
-        "{} events, {} bytes in, {} bytes stored",
-        counts.events, counts.bytes_in, counts.bytes_out
-    );
+    eprintln!("{} events, {} bytes in, {} bytes stored", counts.events, counts.bytes_in, counts.bytes_out);
     // Examples of a discount without any coupon say nothing of revenue, and one example has no type at all.
     refused.retain(|name| !name.contains("discount kept") && name != "2020-09-29/light_account_logout refused");
     assert_eq!(refused, BTreeSet::new());
@@ -138,10 +124,7 @@ fn subscriptions() -> Vec<(&'static str, Value)> {
         let mut discount = json!({
             "id": "di_1", "object": "discount", "customer": "cus_1", "subscription": "sub_1", "start": 100, "end": null,
         });
-        discount
-            .as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
+        discount.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         discount
     };
     let base = |extra: Value| {
@@ -150,10 +133,7 @@ fn subscriptions() -> Vec<(&'static str, Value)> {
             "start_date": 100, "trial_start": null, "trial_end": null, "cancel_at": null,
             "cancel_at_period_end": false, "canceled_at": null, "ended_at": null, "schedule": null,
         });
-        subscription
-            .as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
+        subscription.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         subscription
     };
     let items = |item: &Value| json!({ "object": "list", "data": [item], "has_more": false });
@@ -218,11 +198,7 @@ fn one_subscription_reads_alike_in_the_shapes_of_all_versions() {
             // The period moved from the subscription to its items, and old shapes leave the currency to the prices.
             let end = subscription.current_period_end.take();
             let item = &mut subscription.items[0];
-            assert_eq!(
-                item.current_period_end.take().or(end),
-                Some(EventTime::from_seconds(200)),
-                "{shape}"
-            );
+            assert_eq!(item.current_period_end.take().or(end), Some(EventTime::from_seconds(200)), "{shape}");
             item.current_period_start = None;
             subscription.currency = subscription.currency.or(item.price.currency);
             (shape, subscription)
@@ -254,10 +230,7 @@ fn an_invoice_reads_alike_before_and_after_parent_and_pricing() {
     let period = json!({ "start": 100, "end": 200 });
     let with = |extra: Value| {
         let mut invoice = base.clone();
-        invoice
-            .as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
+        invoice.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         invoice
     };
     let old = with(json!({
@@ -308,18 +281,9 @@ fn examples_of_two_versions_that_state_the_same_facts_read_alike() {
             let later: Value = serde_json::from_str::<Value>(&other.body).unwrap()["data"]["object"].take();
             let (ours, theirs) = (object.as_object().unwrap(), later.as_object().unwrap());
             // The same facts: every field that both have is the same, and both can be read.
-            let same = ours
-                .iter()
-                .all(|(key, value)| theirs.get(key).is_none_or(|theirs| theirs == value));
-            let (old, new) = (
-                read(sample.body.as_bytes()).unwrap(),
-                read(other.body.as_bytes()).unwrap(),
-            );
-            if same
-                && ![&old.object, &new.object]
-                    .iter()
-                    .any(|object| matches!(object, Object::Other(_)))
-            {
+            let same = ours.iter().all(|(key, value)| theirs.get(key).is_none_or(|theirs| theirs == value));
+            let (old, new) = (read(sample.body.as_bytes()).unwrap(), read(other.body.as_bytes()).unwrap());
+            if same && ![&old.object, &new.object].iter().any(|object| matches!(object, Object::Other(_))) {
                 assert_eq!(old.object, new.object, "{} {}", sample.name, other.name);
                 compared += 1;
             }
@@ -340,12 +304,7 @@ fn any_json() -> impl Strategy<Value = Value> {
         "-?[0-9]{1,20}(\\.[0-9]{0,14})?".prop_map(Value::from),
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
-        let key = prop_oneof![
-            "[a-z_]{1,6}",
-            Just("id".to_owned()),
-            Just("object".to_owned()),
-            Just("data".to_owned())
-        ];
+        let key = prop_oneof!["[a-z_]{1,6}", Just("id".to_owned()), Just("object".to_owned()), Just("data".to_owned())];
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
             prop::collection::btree_map(key, inner, 0..4).prop_map(|map| json!(map)),
@@ -356,13 +315,8 @@ fn any_json() -> impl Strategy<Value = Value> {
 /// Every pointer into a value.
 fn pointers(value: &Value, at: String, all: &mut Vec<String>) {
     match value {
-        Value::Object(map) => map
-            .iter()
-            .for_each(|(key, value)| pointers(value, format!("{at}/{key}"), all)),
-        Value::Array(list) => list
-            .iter()
-            .enumerate()
-            .for_each(|(n, value)| pointers(value, format!("{at}/{n}"), all)),
+        Value::Object(map) => map.iter().for_each(|(key, value)| pointers(value, format!("{at}/{key}"), all)),
+        Value::Array(list) => list.iter().enumerate().for_each(|(n, value)| pointers(value, format!("{at}/{n}"), all)),
         _ => {}
     }
     all.push(at);

@@ -37,10 +37,7 @@ fn samples() -> impl Iterator<Item = Sample> {
 fn personal(value: &Value, inside: bool, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
-            let catalogue = matches!(
-                map.get("object").and_then(Value::as_str),
-                Some("product" | "plan" | "price")
-            );
+            let catalogue = matches!(map.get("object").and_then(Value::as_str), Some("product" | "plan" | "price"));
             for (key, value) in map {
                 let exempt = catalogue && key == "name";
                 personal(value, inside || (PERSONAL.contains(&key.as_str()) && !exempt), found);
@@ -74,11 +71,7 @@ fn plant(value: &mut Value, planted: &str) {
         Value::Object(map) => {
             map.values_mut().for_each(|value| plant(value, planted));
             for key in PERSONAL.iter().copied() {
-                let planted = if key == "metadata" {
-                    json!({ planted: planted })
-                } else {
-                    json!(planted)
-                };
+                let planted = if key == "metadata" { json!({ planted: planted }) } else { json!(planted) };
                 map.insert(key.to_owned(), planted);
             }
             map.insert(planted.to_owned(), json!(planted));
@@ -111,17 +104,7 @@ fn the_readers_find_after_redaction_all_they_found_before() {
     let read = |body: &str| {
         let mut unknown = UnknownCounts::default();
         let event = read_event(body.as_bytes(), &AccountId::from("own"), &mut unknown);
-        event.map(|event| {
-            (
-                event.object,
-                event.before,
-                event.scope,
-                event.id,
-                event.kind,
-                event.created,
-                unknown,
-            )
-        })
+        event.map(|event| (event.object, event.before, event.scope, event.id, event.kind, event.created, unknown))
     };
     let mut subscriptions = 0;
     for sample in samples() {
@@ -130,10 +113,8 @@ fn the_readers_find_after_redaction_all_they_found_before() {
         assert_eq!(read(&sample.body), read(&stored), "{}", sample.name);
         // And for all that can have changed.
         event["data"]["previous_attributes"] = event["data"]["object"].clone();
-        let (whole, stored) = (
-            read(&event.to_string()),
-            read(&redact(&event.to_string(), &mut DroppedPaths::default())),
-        );
+        let (whole, stored) =
+            (read(&event.to_string()), read(&redact(&event.to_string(), &mut DroppedPaths::default())));
         assert_eq!(whole, stored, "{}", sample.name);
         if let Ok((Object::Subscription(object), Some(before), ..)) = whole {
             assert_eq!(Object::Subscription(object), *before);
@@ -212,10 +193,7 @@ fn numbers_are_stored_byte_for_byte() {
     let body = r#"{"id":"evt_1","object":"event","created":1,"livemode":true,"type":"a.b","data":{"object":
         {"object":"coupon","id":"c","percent_off":33.300000000000000001,"amount_off":12345678901234567890}}}"#;
     let stored = redact(body, &mut DroppedPaths::default());
-    assert!(
-        stored.contains(r#""percent_off":33.300000000000000001,"amount_off":12345678901234567890}"#),
-        "{stored}"
-    );
+    assert!(stored.contains(r#""percent_off":33.300000000000000001,"amount_off":12345678901234567890}"#), "{stored}");
 }
 
 #[test]

@@ -17,9 +17,7 @@ pub(crate) struct Sample {
 }
 
 fn shared(folder: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../shared/data")
-        .join(folder)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(folder)
 }
 
 fn files(folder: &str) -> Vec<(String, String)> {
@@ -30,12 +28,7 @@ fn files(folder: &str) -> Vec<(String, String)> {
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
-        .map(|path| {
-            (
-                path.file_stem().unwrap().to_string_lossy().into_owned(),
-                fs::read_to_string(&path).unwrap(),
-            )
-        })
+        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap()))
         .collect();
     files.sort();
     files

@@ -64,10 +64,7 @@ fn wait_for_others(tries: i32) -> bool {
 }
 
 fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked)
-    )
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// Creates the tables if there are none; returns the identity and the number of partitions.
@@ -77,24 +74,17 @@ pub(super) fn create_or_check(
     partitions: u32,
 ) -> Result<(String, u32), Error> {
     let explained = |e| explain(path, &e);
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(explained)?;
-    let tables: i64 = transaction
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(explained)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(explained)?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(explained)?;
     if tables == 0 {
         let create = "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
              CREATE TABLE records (id INTEGER PRIMARY KEY, appended_at INTEGER NOT NULL, key BLOB NOT NULL, body BLOB NOT NULL);
              INSERT INTO meta VALUES ('identity', lower(hex(randomblob(16))));";
         transaction.execute_batch(create).map_err(explained)?;
         let number = "INSERT INTO meta VALUES (?1, ?2)";
-        transaction
-            .execute(number, params!["format", FORMAT])
-            .map_err(explained)?;
-        transaction
-            .execute(number, params!["partitions", partitions])
-            .map_err(explained)?;
+        transaction.execute(number, params!["format", FORMAT]).map_err(explained)?;
+        transaction.execute(number, params!["partitions", partitions]).map_err(explained)?;
     }
     let format = meta::<i64>(&transaction, "format");
     match format {
@@ -105,10 +95,7 @@ pub(super) fn create_or_check(
             return Err(Error::Configuration(text));
         }
         Ok(_) | Err(_) => {
-            return Err(Error::Configuration(format!(
-                "{} is not an event log; move it away",
-                path.display()
-            )));
+            return Err(Error::Configuration(format!("{} is not an event log; move it away", path.display())));
         }
     }
     let identity = meta(&transaction, "identity").map_err(explained)?;
@@ -133,11 +120,7 @@ pub(super) struct LogFile {
 impl LogFile {
     pub(super) fn of(path: PathBuf) -> Result<Self, Error> {
         let found = fs::metadata(&path).map_err(|e| Error::Configuration(format!("{}: {e}", path.display())))?;
-        Ok(Self {
-            path,
-            device: found.dev(),
-            inode: found.ino(),
-        })
+        Ok(Self { path, device: found.dev(), inode: found.ino() })
     }
 
     pub(super) fn check(&self) -> Result<(), Error> {
@@ -155,18 +138,17 @@ impl LogFile {
 pub(super) fn explain(path: &Path, error: &rusqlite::Error) -> Error {
     let path = path.display();
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Unavailable(format!(
-            "other processes kept {path} locked for {} s",
-            BUSY_LIMIT.as_secs()
-        )),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            Error::Unavailable(format!("other processes kept {path} locked for {} s", BUSY_LIMIT.as_secs()))
+        }
         Some(ErrorCode::DiskFull) => Error::Unavailable(format!("no space left for {path}; make room")),
         Some(ErrorCode::SystemIoFailure | ErrorCode::OutOfMemory) => Error::Unavailable(format!("{path}: {error}")),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => Error::Configuration(format!(
-            "{path} is damaged or no event log ({error}); restore it or move it away"
-        )),
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => Error::Configuration(
-            format!("{path} cannot be opened for writing ({error}); check its permissions"),
-        ),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            Error::Configuration(format!("{path} is damaged or no event log ({error}); restore it or move it away"))
+        }
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            Error::Configuration(format!("{path} cannot be opened for writing ({error}); check its permissions"))
+        }
         _ => Error::Configuration(format!("{path}: {error}")),
     }
 }

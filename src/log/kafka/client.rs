@@ -98,9 +98,7 @@ impl Options {
     /// [`Error::Configuration`] when a reserved property is set.
     pub(super) fn client(&self) -> Result<ClientConfig, Error> {
         let mut config = ClientConfig::new();
-        config
-            .set("client.id", "tributary")
-            .set("log.connection.close", "false");
+        config.set("client.id", "tributary").set("log.connection.close", "false");
         for (name, value) in &self.properties {
             if RESERVED.contains(&name.as_str()) {
                 let text = format!("the Kafka property {name} is decided by Tributary; remove it");
@@ -156,9 +154,9 @@ impl Options {
     pub(super) fn explain(&self, error: &KafkaError) -> Error {
         match error {
             // librdkafka's own text repeats the value, which may be a password.
-            KafkaError::ClientConfig(_, _, name, _) => Error::Configuration(format!(
-                "librdkafka refuses the Kafka property {name}; check its name and value"
-            )),
+            KafkaError::ClientConfig(_, _, name, _) => {
+                Error::Configuration(format!("librdkafka refuses the Kafka property {name}; check its name and value"))
+            }
             KafkaError::ClientCreation(text) => {
                 Error::Configuration(format!("no Kafka client: {text}; check the Kafka properties"))
             }
@@ -174,9 +172,7 @@ impl Options {
         let Self { topic, brokers, .. } = self;
         match code {
             Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition | Code::UnknownTopicId => {
-                Error::Configuration(format!(
-                    "Kafka at {brokers} has no topic {topic}; create it or check its name"
-                ))
+                Error::Configuration(format!("Kafka at {brokers} has no topic {topic}; create it or check its name"))
             }
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
@@ -258,26 +254,15 @@ mod tests {
         assert!(!format!("{options:?}").contains("hunter2"));
 
         let options = with("security.protocol", "hunter2");
-        let error = options
-            .producer()
-            .unwrap()
-            .create::<rdkafka::producer::BaseProducer>()
-            .err()
-            .unwrap();
+        let error = options.producer().unwrap().create::<rdkafka::producer::BaseProducer>().err().unwrap();
         let text = options.explain(&error).to_string();
-        assert!(
-            text.contains("security.protocol") && !text.contains("hunter2"),
-            "{text}"
-        );
+        assert!(text.contains("security.protocol") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]
     fn properties_cannot_weaken_the_promises() {
         for name in RESERVED {
-            assert!(
-                matches!(with(name, "1").producer(), Err(Error::Configuration(_))),
-                "{name}"
-            );
+            assert!(matches!(with(name, "1").producer(), Err(Error::Configuration(_))), "{name}");
         }
         let config = with("linger.ms", "50").producer().unwrap();
         assert_eq!((config.get("linger.ms"), config.get("acks")), (Some("50"), Some("all")));

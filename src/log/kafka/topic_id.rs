@@ -50,10 +50,7 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str, limit:
         checked(set)?;
         let queue = Owned::new(c::rd_kafka_queue_new(rk), c::rd_kafka_queue_destroy)?;
         c::rd_kafka_DescribeTopics(rk, topics.0, options.0, queue.0);
-        let event = Owned::new(
-            c::rd_kafka_queue_poll(queue.0, millis(limit + GRACE)),
-            c::rd_kafka_event_destroy,
-        )?;
+        let event = Owned::new(c::rd_kafka_queue_poll(queue.0, millis(limit + GRACE)), c::rd_kafka_event_destroy)?;
         checked(c::rd_kafka_event_error(event.0))?;
 
         let result = c::rd_kafka_event_DescribeTopics_result(event.0);
@@ -74,10 +71,7 @@ pub(super) fn describe<C: ClientContext>(client: &Client<C>, topic: &str, limit:
         }
         // As Kafka's own tools write it.
         let id = CStr::from_ptr(id).to_string_lossy().replace('+', "-").replace('/', "_");
-        Ok(Topic {
-            id,
-            partitions: u32::try_from(count).unwrap_or(u32::MAX),
-        })
+        Ok(Topic { id, partitions: u32::try_from(count).unwrap_or(u32::MAX) })
     }
 }
 
@@ -87,11 +81,7 @@ struct Owned<T>(*mut T, unsafe extern "C" fn(*mut T));
 impl<T> Owned<T> {
     /// Takes an object; null, librdkafka's way to say that it has none, is an error.
     fn new(object: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, Code> {
-        if object.is_null() {
-            Err(Code::OperationTimedOut)
-        } else {
-            Ok(Self(object, destroy))
-        }
+        if object.is_null() { Err(Code::OperationTimedOut) } else { Ok(Self(object, destroy)) }
     }
 }
 

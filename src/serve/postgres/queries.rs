@@ -55,18 +55,12 @@ impl Queries {
     pub(super) fn new(catalog: Arc<Catalog>, row_limit: usize) -> Self {
         let context = Arc::clone(catalog.context());
         let hooks: Vec<Arc<dyn QueryHook>> = vec![
-            Arc::new(Guard {
-                catalog: Arc::clone(&catalog),
-                row_limit,
-            }),
+            Arc::new(Guard { catalog: Arc::clone(&catalog), row_limit }),
             Arc::new(CursorStatementHook),
             Arc::new(TransactionStatementHook),
             Arc::new(Run { catalog }),
         ];
-        Self {
-            service: DfSessionService::new_with_hooks(context, hooks),
-            row_limit,
-        }
+        Self { service: DfSessionService::new_with_hooks(context, hooks), row_limit }
     }
 
     /// `response`, ended with an error where it has more rows than allowed.
@@ -85,10 +79,7 @@ impl Queries {
 }
 
 fn too_many(limit: usize) -> PgWireError {
-    sqlstate::user(
-        LIMIT_EXCEEDED,
-        format!("the result has more than {limit} rows: aggregate, filter or add a LIMIT"),
-    )
+    sqlstate::user(LIMIT_EXCEEDED, format!("the result has more than {limit} rows: aggregate, filter or add a LIMIT"))
 }
 
 #[async_trait]
@@ -140,11 +131,7 @@ fn read_only_at_least(query: &str, error: PgWireError) -> PgWireError {
     ];
     let word = query.split_whitespace().next().unwrap_or_default().to_uppercase();
     let described = matches!(&error, PgWireError::UserError(_));
-    if !described && WRITING.contains(&word.as_str()) {
-        refused(&word)
-    } else {
-        error
-    }
+    if !described && WRITING.contains(&word.as_str()) { refused(&word) } else { error }
 }
 
 fn refused(word: &str) -> PgWireError {
@@ -189,10 +176,7 @@ fn kind(statement: &Statement) -> Kind {
 }
 
 fn is_cursor(statement: &Statement) -> bool {
-    matches!(
-        statement,
-        Statement::Declare { .. } | Statement::Fetch { .. } | Statement::Close { .. }
-    )
+    matches!(statement, Statement::Declare { .. } | Statement::Fetch { .. } | Statement::Close { .. })
 }
 
 /// Lets queries and session statements pass, nothing else.
@@ -207,10 +191,7 @@ impl Guard {
             // The cursor hook would plan these on its own.
             Statement::Declare { stmts } => {
                 for query in stmts.iter().filter_map(|declared| declared.for_query.as_ref()) {
-                    self.catalog
-                        .plan(&Statement::Query(query.clone()))
-                        .await
-                        .map_err(sqlstate::of)?;
+                    self.catalog.plan(&Statement::Query(query.clone())).await.map_err(sqlstate::of)?;
                 }
             }
             Statement::Fetch { direction, .. } if !self.fetches_a_portion(direction) => {
@@ -265,10 +246,9 @@ async fn session_statement(client: &mut dyn HookClient, statement: &Statement) -
         // There is nothing to go back to; drivers nest transactions all the same.
         Statement::Savepoint { .. } => Ok(Response::Execution(Tag::new("SAVEPOINT"))),
         Statement::ReleaseSavepoint { .. } => Ok(Response::Execution(Tag::new("RELEASE"))),
-        Statement::Rollback { .. } if client.transaction_status() == TransactionStatus::Error => Err(sqlstate::user(
-            NOT_SUPPORTED,
-            "a failed transaction can be rolled back as a whole only",
-        )),
+        Statement::Rollback { .. } if client.transaction_status() == TransactionStatus::Error => {
+            Err(sqlstate::user(NOT_SUPPORTED, "a failed transaction can be rolled back as a whole only"))
+        }
         Statement::Rollback { .. } => Ok(Response::Execution(Tag::new("ROLLBACK"))),
         other => Err(refused(&other.to_string())),
     }
@@ -328,20 +308,13 @@ fn session_plan(statement: &Statement) -> PgWireResult<LogicalPlan> {
     use datafusion::arrow::datatypes::{DataType, Field, Schema};
     let columns = match statement {
         Statement::ShowVariable { variable } => {
-            let name = variable
-                .iter()
-                .map(|word| word.value.to_lowercase())
-                .collect::<Vec<_>>()
-                .join("_");
+            let name = variable.iter().map(|word| word.value.to_lowercase()).collect::<Vec<_>>().join("_");
             vec![Field::new(name, DataType::Utf8, false)]
         }
         _ => Vec::new(),
     };
     let schema = DFSchema::try_from(Schema::new(columns)).map_err(|error| sqlstate::of(error.into()))?;
-    Ok(LogicalPlan::EmptyRelation(EmptyRelation {
-        produce_one_row: false,
-        schema: Arc::new(schema),
-    }))
+    Ok(LogicalPlan::EmptyRelation(EmptyRelation { produce_one_row: false, schema: Arc::new(schema) }))
 }
 
 /// Runs what the guard let pass, after the other hooks had their turn. Answers every simple query, so that none is
@@ -361,10 +334,7 @@ impl QueryHook for Run {
         let formats = Arc::new(FormatOptions::from_client_metadata(client.metadata()));
         let rows = async {
             let plan = self.catalog.plan(statement).await.map_err(sqlstate::of)?;
-            let rows = context
-                .execute_logical_plan(plan)
-                .await
-                .map_err(|error| sqlstate::of(error.into()))?;
+            let rows = context.execute_logical_plan(plan).await.map_err(|error| sqlstate::of(error.into()))?;
             encode_dataframe(rows, &Format::UnifiedText, Some(formats)).await
         };
         Some(rows.await.map(Response::Query))

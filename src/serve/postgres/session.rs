@@ -114,11 +114,7 @@ impl Door {
     }
 
     fn cancel(&self, number: i32, secret: &SecretKey) {
-        if let Some(cancel) = self
-            .running()
-            .get(&number)
-            .filter(|cancel| cancel.secret.eq_value(secret))
-        {
+        if let Some(cancel) = self.running().get(&number).filter(|cancel| cancel.secret.eq_value(secret)) {
             // Wakes a statement that runs now; does nothing to a later one.
             cancel.bell.notify_waiters();
         }
@@ -136,13 +132,7 @@ impl<'a> Registered<'a> {
     fn new(door: &'a Door, client: &impl ClientInfo) -> Self {
         let (number, secret) = client.pid_and_secret_key();
         let bell = Arc::new(Notify::new());
-        door.running().insert(
-            number,
-            Cancel {
-                secret,
-                bell: Arc::clone(&bell),
-            },
-        );
+        door.running().insert(number, Cancel { secret, bell: Arc::clone(&bell) });
         Self { door, number, bell }
     }
 }
@@ -193,15 +183,8 @@ pub(super) async fn run(socket: TcpStream, door: Arc<Door>, mut stopping: watch:
             place = Some(free);
         }
         let extended = message.is_extended_query();
-        let bell = registered
-            .as_ref()
-            .map(|registered| Arc::clone(&registered.bell))
-            .unwrap_or_default();
-        let allowed = if registered.is_some() {
-            limit(&socket, door.statement_timeout)
-        } else {
-            LOGIN
-        };
+        let bell = registered.as_ref().map(|registered| Arc::clone(&registered.bell)).unwrap_or_default();
+        let allowed = if registered.is_some() { limit(&socket, door.statement_timeout) } else { LOGIN };
         let deadline = Instant::now() + allowed;
         let outcome = {
             let cancelled = bell.notified();
@@ -261,10 +244,7 @@ fn limit(client: &impl ClientInfo, most: Duration) -> Duration {
 }
 
 fn timed_out(allowed: Duration) -> PgWireError {
-    let message = format!(
-        "canceling statement due to statement timeout: it may take {} ms",
-        allowed.as_millis()
-    );
+    let message = format!("canceling statement due to statement timeout: it may take {} ms", allowed.as_millis());
     sqlstate::user("57014", message)
 }
 

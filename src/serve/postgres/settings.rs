@@ -33,9 +33,7 @@ const FORMATS: [(&str, &str); 5] = [
 ];
 const TIMEOUT: &str = "statement_timeout";
 /// Names of UTC that clients use.
-const UTC: [&str; 9] = [
-    "utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "0", "+00:00", "default",
-];
+const UTC: [&str; 9] = ["utc", "etc/utc", "gmt", "etc/gmt", "z", "zulu", "0", "+00:00", "default"];
 /// Settings whose only value here is known: asked for by drivers, never changed.
 const FIXED: [(&str, &str); 12] = [
     ("client_encoding", "UTF8"),
@@ -70,10 +68,7 @@ pub(super) async fn set(client: &mut dyn HookClient, set: &Set) -> PgWireResult<
         // Every transaction is a read-only look at the present, whatever its isolation is called.
         Set::SetTransaction { .. } | Set::SetNamesDefault {} => {}
         other => {
-            return Err(user(
-                READ_ONLY,
-                format!("cannot execute {other} in a read-only session"),
-            ));
+            return Err(user(READ_ONLY, format!("cannot execute {other} in a read-only session")));
         }
     }
     Ok(Response::Execution(Tag::new("SET")))
@@ -82,10 +77,7 @@ pub(super) async fn set(client: &mut dyn HookClient, set: &Set) -> PgWireResult<
 async fn assign(client: &mut dyn HookClient, name: &str, value: &str) -> PgWireResult<()> {
     let name = name.trim_matches('"').to_lowercase();
     let invalid = |expected: &str| {
-        user(
-            INVALID_VALUE,
-            format!("invalid value for parameter \"{name}\": \"{value}\" ({expected})"),
-        )
+        user(INVALID_VALUE, format!("invalid value for parameter \"{name}\": \"{value}\" ({expected})"))
     };
     if let Some((_, shown)) = FORMATS.iter().find(|(known, _)| *known == name) {
         client.metadata_mut().insert(name, value.to_owned());
@@ -95,11 +87,7 @@ async fn assign(client: &mut dyn HookClient, name: &str, value: &str) -> PgWireR
     if let Some((_, fixed)) = FIXED.iter().find(|(known, _)| *known == name) {
         let same = value.replace('-', "").eq_ignore_ascii_case(fixed)
             || (*fixed == "on" && ["on", "true", "1", "yes"].contains(&value.to_lowercase().as_str()));
-        return if same || name.ends_with("isolation") {
-            Ok(())
-        } else {
-            Err(invalid(&format!("it is {fixed} here")))
-        };
+        return if same || name.ends_with("isolation") { Ok(()) } else { Err(invalid(&format!("it is {fixed} here"))) };
     }
     match name.as_str() {
         TIMEOUT => {
@@ -112,16 +100,13 @@ async fn assign(client: &mut dyn HookClient, name: &str, value: &str) -> PgWireR
         // An ignored search path would silently answer with rows of the other mode.
         "search_path" if first_schema(value).is_none_or(|schema| schema == "public") => Ok(()),
         "search_path" => Err(invalid("name the schema in the query instead, as in test.mrr_daily")),
-        _ if name.starts_with("datafusion.") => Err(user(
-            READ_ONLY,
-            format!("cannot set {name}: the engine's settings are read-only"),
-        )),
+        _ if name.starts_with("datafusion.") => {
+            Err(user(READ_ONLY, format!("cannot set {name}: the engine's settings are read-only")))
+        }
         _ => {
             let warning = format!("parameter \"{name}\" has no effect here");
             let notice = ErrorInfo::new("WARNING".to_owned(), "01000".to_owned(), warning);
-            client
-                .send_message(PgWireBackendMessage::NoticeResponse(notice.into()))
-                .await
+            client.send_message(PgWireBackendMessage::NoticeResponse(notice.into())).await
         }
     }
 }
@@ -134,10 +119,7 @@ pub(super) fn show(client: &dyn HookClient, words: &[String]) -> PgWireResult<Re
         _ => words.join(".").to_lowercase(),
     };
     let formats = FormatOptions::from_client_metadata(client.metadata());
-    let fixed = FIXED
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, value)| (*value).to_owned());
+    let fixed = FIXED.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
     let value = match name.as_str() {
         _ if fixed.is_some() => fixed,
         "application_name" => Some(client.metadata().get("application_name").cloned().unwrap_or_default()),
@@ -146,22 +128,12 @@ pub(super) fn show(client: &dyn HookClient, words: &[String]) -> PgWireResult<Re
         "extra_float_digits" => Some(formats.extra_float_digits.to_string()),
         "intervalstyle" => Some(formats.interval_style),
         "search_path" => Some("public".to_owned()),
-        TIMEOUT => Some(
-            client
-                .metadata()
-                .get(TIMEOUT)
-                .cloned()
-                .unwrap_or_else(|| "0".to_owned()),
-        ),
+        TIMEOUT => Some(client.metadata().get(TIMEOUT).cloned().unwrap_or_else(|| "0".to_owned())),
         "timezone" => Some("UTC".to_owned()),
         _ => None,
     };
-    let value = value.ok_or_else(|| {
-        user(
-            UNKNOWN_SETTING,
-            format!("unrecognized configuration parameter \"{name}\""),
-        )
-    })?;
+    let value =
+        value.ok_or_else(|| user(UNKNOWN_SETTING, format!("unrecognized configuration parameter \"{name}\"")))?;
     one_value(&name, &value)
 }
 
@@ -226,11 +198,7 @@ fn parse_timeout(text: &str) -> Option<Duration> {
         "h" => 3_600_000,
         _ => return None,
     };
-    number
-        .parse::<u64>()
-        .ok()?
-        .checked_mul(ms_per_unit)
-        .map(Duration::from_millis)
+    number.parse::<u64>().ok()?.checked_mul(ms_per_unit).map(Duration::from_millis)
 }
 
 #[cfg(test)]

@@ -20,11 +20,7 @@ pub(super) const UNKNOWN_SETTING: &str = "42704";
 
 /// An error that ends the statement.
 pub(super) fn user(code: &str, message: impl Into<String>) -> PgWireError {
-    PgWireError::UserError(Box::new(ErrorInfo::new(
-        "ERROR".to_owned(),
-        code.to_owned(),
-        message.into(),
-    )))
+    PgWireError::UserError(Box::new(ErrorInfo::new("ERROR".to_owned(), code.to_owned(), message.into())))
 }
 
 /// An error that ends the connection.

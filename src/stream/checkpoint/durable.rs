@@ -45,10 +45,7 @@ impl DurableFileSystem {
     /// # Errors
     /// When `dir` cannot be found.
     pub fn new_with_prefix(dir: &std::path::Path) -> Result<Self> {
-        Ok(Self {
-            inner: Arc::new(LocalFileSystem::new_with_prefix(dir)?),
-            staged: AtomicU64::new(0),
-        })
+        Ok(Self { inner: Arc::new(LocalFileSystem::new_with_prefix(dir)?), staged: AtomicU64::new(0) })
     }
 }
 
@@ -77,21 +74,14 @@ impl ObjectStore for DurableFileSystem {
         let mut staged = path.clone().into_os_string();
         staged.push(format!("#{}{number:06}", std::process::id()));
         blocking(location, move || put(&PathBuf::from(staged), &path, &payload, create)).await?;
-        Ok(PutResult {
-            e_tag: None,
-            version: None,
-        })
+        Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
         let path = self.inner.path_to_filesystem(location)?;
         blocking(location, move || create_parent(&path)).await?;
         let inner = self.inner.put_multipart_opts(location, opts).await?;
-        Ok(Box::new(DurableUpload {
-            inner,
-            store: Arc::clone(&self.inner),
-            location: location.clone(),
-        }))
+        Ok(Box::new(DurableUpload { inner, store: Arc::clone(&self.inner), location: location.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -162,11 +152,7 @@ fn put(staged: &std::path::Path, path: &std::path::Path, payload: &PutPayload, c
         let mut file = File::create_new(staged)?;
         payload.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
-        if create {
-            fs::hard_link(staged, path)
-        } else {
-            fs::rename(staged, path)
-        }
+        if create { fs::hard_link(staged, path) } else { fs::rename(staged, path) }
     })();
     let removed = remove_if_present(staged);
     written?;
@@ -213,22 +199,11 @@ fn create_parent(path: &std::path::Path) -> io::Result<()> {
 }
 
 async fn blocking(location: &Path, work: impl FnOnce() -> io::Result<()> + Send + 'static) -> Result<()> {
-    tokio::task::spawn_blocking(work)
-        .await?
-        .map_err(|source| match source.kind() {
-            ErrorKind::AlreadyExists => Error::AlreadyExists {
-                path: location.to_string(),
-                source: source.into(),
-            },
-            ErrorKind::NotFound => Error::NotFound {
-                path: location.to_string(),
-                source: source.into(),
-            },
-            _ => Error::Generic {
-                store: "DurableFileSystem",
-                source: source.into(),
-            },
-        })
+    tokio::task::spawn_blocking(work).await?.map_err(|source| match source.kind() {
+        ErrorKind::AlreadyExists => Error::AlreadyExists { path: location.to_string(), source: source.into() },
+        ErrorKind::NotFound => Error::NotFound { path: location.to_string(), source: source.into() },
+        _ => Error::Generic { store: "DurableFileSystem", source: source.into() },
+    })
 }
 
 #[cfg(test)]
@@ -243,14 +218,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = DurableFileSystem::new_with_prefix(dir.path()).unwrap();
         let path = Path::from("a/b/c.json");
-        store
-            .put_opts(&path, "first".into(), PutMode::Create.into())
-            .await
-            .unwrap();
-        let error = store
-            .put_opts(&path, "second".into(), PutMode::Create.into())
-            .await
-            .unwrap_err();
+        store.put_opts(&path, "first".into(), PutMode::Create.into()).await.unwrap();
+        let error = store.put_opts(&path, "second".into(), PutMode::Create.into()).await.unwrap_err();
         assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
         assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), "first");
         store.put(&path, "third".into()).await.unwrap();
@@ -262,20 +231,13 @@ mod tests {
     async fn what_a_dead_process_left_behind_is_neither_listed_nor_written_through() {
         let dir = tempfile::tempdir().unwrap();
         let path = Path::from("c.json");
-        DurableFileSystem::new_with_prefix(dir.path())
-            .unwrap()
-            .put(&path, "old".into())
-            .await
-            .unwrap();
+        DurableFileSystem::new_with_prefix(dir.path()).unwrap().put(&path, "old".into()).await.unwrap();
         // It died between giving the file its name and removing the hidden one, and this process has its id.
         let staged = dir.path().join(format!("c.json#{}{:06}", std::process::id(), 0));
         std::fs::hard_link(dir.path().join("c.json"), &staged).unwrap();
         let store = DurableFileSystem::new_with_prefix(dir.path()).unwrap();
         assert_eq!(store.list(None).try_collect::<Vec<_>>().await.unwrap().len(), 1);
-        let error = store
-            .put_opts(&path, "new".into(), PutMode::Create.into())
-            .await
-            .unwrap_err();
+        let error = store.put_opts(&path, "new".into(), PutMode::Create.into()).await.unwrap_err();
         assert!(matches!(error, Error::AlreadyExists { .. }), "{error}");
         assert_eq!(std::fs::read_to_string(dir.path().join("c.json")).unwrap(), "old");
     }

@@ -96,21 +96,13 @@ pub struct Manifest {
 impl Manifest {
     /// Every blob that it refers to.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
-        let changes = self
-            .tables
-            .values()
-            .flat_map(|table| &table.pending)
-            .filter_map(|work| work.changes.as_ref());
+        let changes = self.tables.values().flat_map(|table| &table.pending).filter_map(|work| work.changes.as_ref());
         self.state.values().chain(changes)
     }
 
     /// The staged files that `table` may not have yet.
     pub fn staged_files(&self, table: &str) -> impl Iterator<Item = &StagedFile> {
-        self.tables
-            .get(table)
-            .into_iter()
-            .flat_map(|table| &table.pending)
-            .flat_map(|work| &work.appends)
+        self.tables.get(table).into_iter().flat_map(|table| &table.pending).flat_map(|work| &work.appends)
     }
 
     /// The work for `table` that a table of this incarnation, which has everything up to `applied_through`, lacks.
@@ -119,11 +111,7 @@ impl Manifest {
     pub fn unapplied(&self, table: &str, incarnation: &str, applied_through: u64) -> Vec<Work> {
         let known = self.tables.get(table).filter(|known| known.incarnation == incarnation);
         let pending = known.map_or(&[][..], |known| &known.pending);
-        pending
-            .iter()
-            .filter(|work| work.number > applied_through)
-            .cloned()
-            .collect()
+        pending.iter().filter(|work| work.number > applied_through).cloned().collect()
     }
 
     /// As it is stored: the checksum covers the manifest's exact text.
@@ -131,26 +119,15 @@ impl Manifest {
         let bug = |error: serde_json::Error| Error::Bug(format!("a manifest cannot be written as JSON: {error}"));
         let manifest = serde_json::value::to_raw_value(self).map_err(bug)?;
         let sha256 = sha256_hex(manifest.get().as_bytes());
-        serde_json::to_vec(&Envelope {
-            format: FORMAT,
-            sha256,
-            manifest,
-        })
-        .map_err(bug)
+        serde_json::to_vec(&Envelope { format: FORMAT, sha256, manifest }).map_err(bug)
     }
 
     /// Reads what [`encode`](Self::encode) wrote; `name` is for messages.
     pub(super) fn decode(name: &str, bytes: &[u8]) -> Result<Self, Error> {
-        let damaged = |reason: String| Error::Damaged {
-            name: name.to_owned(),
-            reason,
-        };
+        let damaged = |reason: String| Error::Damaged { name: name.to_owned(), reason };
         let Format { format } = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         if format != FORMAT {
-            return Err(Error::Format {
-                name: name.to_owned(),
-                found: format,
-            });
+            return Err(Error::Format { name: name.to_owned(), found: format });
         }
         let envelope: Envelope = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
         if sha256_hex(envelope.manifest.get().as_bytes()) != envelope.sha256 {

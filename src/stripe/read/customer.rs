@@ -56,9 +56,5 @@ pub(super) fn read_customer(json: &str, unknown: &mut UnknownCounts) -> Result<C
 /// Reads a product.
 pub(super) fn read_product(json: &str) -> Result<Product, Error> {
     let raw: RawProduct<'_> = parse(json)?;
-    Ok(Product {
-        id: raw.id.id().ok_or(missing("product", "id"))?,
-        name: raw.name.string(),
-        active: raw.active.bool(),
-    })
+    Ok(Product { id: raw.id.id().ok_or(missing("product", "id"))?, name: raw.name.string(), active: raw.active.bool() })
 }

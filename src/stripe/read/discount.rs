@@ -71,9 +71,7 @@ struct RawSource<'a> {
 
 /// Reads a coupon of its own.
 pub(super) fn read_coupon(json: &str, unknown: &mut UnknownCounts) -> Result<Coupon, Error> {
-    parse::<RawCoupon<'_>>(json)?
-        .read(unknown)
-        .ok_or(missing("coupon", "id"))
+    parse::<RawCoupon<'_>>(json)?.read(unknown).ok_or(missing("coupon", "id"))
 }
 
 /// Reads a discount of its own; `None`, and counted, when it is not made of a coupon.
@@ -92,11 +90,7 @@ pub(super) fn read_refs<'a>(
     single: Ref<'a, RawDiscount<'a>>,
     unknown: &mut UnknownCounts,
 ) -> Vec<DiscountRef> {
-    let mut refs: Vec<_> = many
-        .0
-        .into_iter()
-        .filter_map(|entry| read_ref(entry, unknown))
-        .collect();
+    let mut refs: Vec<_> = many.0.into_iter().filter_map(|entry| read_ref(entry, unknown)).collect();
     let single = match single {
         Ref::Absent => return refs,
         single => read_ref(single, unknown),
@@ -164,10 +158,7 @@ impl RawCoupon<'_> {
                 "repeating" => CouponDuration::Repeating,
                 other => CouponDuration::Other(other.to_owned()),
             },
-            duration_in_months: self
-                .duration_in_months
-                .integer()
-                .and_then(|months| u32::try_from(months).ok()),
+            duration_in_months: self.duration_in_months.integer().and_then(|months| u32::try_from(months).ok()),
             applies_to: self
                 .applies_to
                 .0
@@ -194,22 +185,14 @@ mod tests {
     #[test]
     fn a_coupon_reads_alike_in_every_place_it_has_been() {
         let mut unknown = UnknownCounts::default();
-        let mut read = |coupon: String| {
-            read_discount(&format!(r#"{{"id":"di_1",{coupon}}}"#), &mut unknown)
-                .unwrap()
-                .unwrap()
-        };
+        let mut read =
+            |coupon: String| read_discount(&format!(r#"{{"id":"di_1",{coupon}}}"#), &mut unknown).unwrap().unwrap();
         let old = read(format!(r#""coupon":{COUPON}"#));
         let new = read(format!(r#""source":{{"type":"coupon","coupon":{COUPON}}}"#));
         assert_eq!(old, new);
-        let CouponRef::Full(coupon) = &old.coupon else {
-            panic!("not whole")
-        };
+        let CouponRef::Full(coupon) = &old.coupon else { panic!("not whole") };
         assert_eq!(coupon.percent_off.as_ref().unwrap().to_string(), "333/10");
-        assert_eq!(
-            read(r#""source":{"coupon":"HALF"}"#.to_owned()).coupon,
-            CouponRef::Id("HALF".into())
-        );
+        assert_eq!(read(r#""source":{"coupon":"HALF"}"#.to_owned()).coupon, CouponRef::Id("HALF".into()));
     }
 
     #[test]
@@ -217,17 +200,13 @@ mod tests {
         let mut unknown = UnknownCounts::default();
         let full = format!(r#"{{"id":"di_2","coupon":{COUPON}}}"#);
         let mut refs = |many: &str, single: &str| {
-            read_refs(
-                serde_json::from_str(many).unwrap(),
-                serde_json::from_str(single).unwrap(),
-                &mut unknown,
-            )
-            .iter()
-            .map(|entry| match entry {
-                DiscountRef::Id(id) => id.to_string(),
-                DiscountRef::Full(full) => format!("{:?} whole", full.id),
-            })
-            .collect::<Vec<_>>()
+            read_refs(serde_json::from_str(many).unwrap(), serde_json::from_str(single).unwrap(), &mut unknown)
+                .iter()
+                .map(|entry| match entry {
+                    DiscountRef::Id(id) => id.to_string(),
+                    DiscountRef::Full(full) => format!("{:?} whole", full.id),
+                })
+                .collect::<Vec<_>>()
         };
         assert_eq!(refs(r#"["di_1","di_2"]"#, &full), ["di_1", "Some(di_2) whole"]);
         assert_eq!(refs("[]", &full), ["Some(di_2) whole"]);

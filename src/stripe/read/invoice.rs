@@ -148,15 +148,14 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Invoice, E
 
 impl RawLine<'_> {
     fn read(self) -> Option<InvoiceLine> {
-        let (item, invoice_item) = self.parent.0.map_or((None, None), |parent| {
-            (parent.subscription_item_details.0, parent.invoice_item_details.0)
-        });
+        let (item, invoice_item) = self
+            .parent
+            .0
+            .map_or((None, None), |parent| (parent.subscription_item_details.0, parent.invoice_item_details.0));
         let origins = [item, invoice_item];
         let mut origins = origins.iter().flatten();
-        let subscription: Option<SubscriptionId> = self
-            .subscription
-            .id()
-            .or_else(|| origins.clone().find_map(|origin| origin.subscription.id()));
+        let subscription: Option<SubscriptionId> =
+            self.subscription.id().or_else(|| origins.clone().find_map(|origin| origin.subscription.id()));
         let price = price::id(self.price).or_else(|| price::id(self.plan));
         let price = price.map(|id| (&*id).into());
         let pricing = self.pricing.0.and_then(|pricing| pricing.price_details.0);

@@ -159,11 +159,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Scalar<'a> {
                 while let Some(key) = map.next_key::<Key<'de>>()? {
                     if key.0 == "id" {
                         let text = map.next_value::<Key<'de>>()?.0;
-                        id = if text.is_empty() {
-                            Scalar::Absent
-                        } else {
-                            Scalar::Text(text)
-                        };
+                        id = if text.is_empty() { Scalar::Absent } else { Scalar::Text(text) };
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }
@@ -210,20 +206,14 @@ impl Decimal<'_> {
     /// The exact value, if it is a number.
     pub(crate) fn rational(self) -> Option<Rational> {
         let text = self.0?.get();
-        let text = text
-            .strip_prefix('"')
-            .and_then(|text| text.strip_suffix('"'))
-            .unwrap_or(text);
+        let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
         if let Ok(integer) = text.parse::<i64>() {
             return Some(Rational::from_integer(integer.into()));
         }
         let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
             return parse_decimal(text).ok();
         };
-        let exponent: i32 = exponent
-            .parse()
-            .ok()
-            .filter(|exponent: &i32| exponent.abs() <= MAX_EXPONENT)?;
+        let exponent: i32 = exponent.parse().ok().filter(|exponent: &i32| exponent.abs() <= MAX_EXPONENT)?;
         let scale = Rational::from_integer(BigInt::from(10)).pow(exponent);
         parse_decimal(mantissa).ok().map(|mantissa| mantissa * scale)
     }
@@ -279,19 +269,11 @@ impl<'de: 'a, 'a, T: Deserialize<'de>> Deserialize<'de> for Ref<'a, T> {
             absent! { expecting null scalars seq }
 
             fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Self::Value, E> {
-                Ok(if value.is_empty() {
-                    Ref::Absent
-                } else {
-                    Ref::Id(Cow::Borrowed(value))
-                })
+                Ok(if value.is_empty() { Ref::Absent } else { Ref::Id(Cow::Borrowed(value)) })
             }
 
             fn visit_str<E>(self, value: &str) -> Result<Self::Value, E> {
-                Ok(if value.is_empty() {
-                    Ref::Absent
-                } else {
-                    Ref::Id(Cow::Owned(value.to_owned()))
-                })
+                Ok(if value.is_empty() { Ref::Absent } else { Ref::Id(Cow::Owned(value.to_owned())) })
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
@@ -399,10 +381,7 @@ mod tests {
     use super::*;
 
     fn decimal(json: &str) -> Option<String> {
-        serde_json::from_str::<Decimal<'_>>(json)
-            .unwrap()
-            .rational()
-            .map(|value| value.to_string())
+        serde_json::from_str::<Decimal<'_>>(json).unwrap().rational().map(|value| value.to_string())
     }
 
     #[test]
@@ -425,16 +404,9 @@ mod tests {
 
     #[test]
     fn any_value_fits_any_place() {
-        for json in [
-            "null",
-            "true",
-            "-1",
-            "18446744073709551615",
-            "1.5",
-            r#""x\n""#,
-            "[[{}]]",
-            r#"{"id":{"a":[1]},"b":2}"#,
-        ] {
+        for json in
+            ["null", "true", "-1", "18446744073709551615", "1.5", r#""x\n""#, "[[{}]]", r#"{"id":{"a":[1]},"b":2}"#]
+        {
             serde_json::from_str::<Scalar<'_>>(json).unwrap();
             serde_json::from_str::<Key<'_>>(json).unwrap();
             serde_json::from_str::<Decimal<'_>>(json).unwrap();

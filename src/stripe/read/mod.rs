@@ -53,9 +53,7 @@ fn read_before(object: &RawValue, previous: &RawValue, unknown: &mut UnknownCoun
     if before.is_err() {
         unknown.count("subscription.previous_attributes");
     }
-    before
-        .ok()
-        .map(|before| Box::new(Object::Subscription(Box::new(before))))
+    before.ok().map(|before| Box::new(Object::Subscription(Box::new(before))))
 }
 
 /// Reads an object by its `object` field.
@@ -63,10 +61,7 @@ fn read_object(raw: &RawValue, unknown: &mut UnknownCounts) -> Result<Object, Er
     let json = raw.get();
     let head = Head::parse(raw)?;
     let Some(name) = head.object.text() else {
-        return Err(Error::Missing {
-            object: "event",
-            field: "data.object.object",
-        });
+        return Err(Error::Missing { object: "event", field: "data.object.object" });
     };
     Ok(match name {
         "customer" => Object::Customer(customer::read_customer(json, unknown)?),
@@ -137,10 +132,7 @@ mod tests {
         let previous = r#","previous_attributes":{"status":"trialing","trial_end":null,
             "pause_collection":{"behavior":"keep_as_draft"},
             "items":{"data":[{"id":"si_1","price":{"id":"p_0"},"quantity":1},{"id":"si_2","price":"p_9"}]}}"#;
-        let event = read(
-            &event("customer.subscription.updated", object, previous),
-            &mut UnknownCounts::default(),
-        );
+        let event = read(&event("customer.subscription.updated", object, previous), &mut UnknownCounts::default());
         let event = event.unwrap();
         let before = subscription(*event.before.unwrap());
         assert_eq!(before.status.as_str(), "trialing");
@@ -156,29 +148,15 @@ mod tests {
         let mut unknown = UnknownCounts::default();
         let object = r#"{"object":"subscription","id":"sub_1","customer":"cus_1","status":"active","items":{}}"#;
         let previous = r#","previous_attributes":{"customer":null}"#;
-        assert!(
-            read(&event("a.b", object, previous), &mut unknown)
-                .unwrap()
-                .before
-                .is_none()
-        );
+        assert!(read(&event("a.b", object, previous), &mut unknown).unwrap().before.is_none());
         assert_eq!(unknown.get("subscription.previous_attributes"), 1);
     }
 
     #[test]
     fn what_makes_an_object_unusable_is_an_error_and_nothing_else_is() {
         let mut unknown = UnknownCounts::default();
-        let refused = read(
-            &event("a.b", r#"{"object":"subscription","id":"sub_1"}"#, ""),
-            &mut unknown,
-        );
-        assert_eq!(
-            refused.unwrap_err(),
-            Error::Missing {
-                object: "subscription",
-                field: "customer"
-            }
-        );
+        let refused = read(&event("a.b", r#"{"object":"subscription","id":"sub_1"}"#, ""), &mut unknown);
+        assert_eq!(refused.unwrap_err(), Error::Missing { object: "subscription", field: "customer" });
         let odd = r#"{"object":"subscription","id":"sub_1","customer":{"id":"cus_1"},"status":7,"items":"none",
             "discounts":{"x":1},"discount":[],"trial_end":"soon","cancel_at_period_end":"yes","pause_collection":3}"#;
         let object = subscription(read(&event("a.b", odd, ""), &mut unknown).unwrap().object);
@@ -191,15 +169,9 @@ mod tests {
         let mut unknown = UnknownCounts::default();
         let read_one =
             |object: &str, unknown: &mut UnknownCounts| read(&event("a.b", object, ""), unknown).unwrap().object;
-        assert_eq!(
-            read_one(r#"{"object":"payout","id":"po_1"}"#, &mut unknown),
-            Object::Other("payout".into())
-        );
+        assert_eq!(read_one(r#"{"object":"payout","id":"po_1"}"#, &mut unknown), Object::Other("payout".into()));
         let frozen = r#"{"object":"subscription","id":"s","customer":"c","status":"frozen","items":{"data":[]}}"#;
         assert_eq!(subscription(read_one(frozen, &mut unknown)).status.as_str(), "frozen");
-        assert_eq!(
-            unknown.sorted(),
-            [("object=payout", 1), ("subscription.status=frozen", 1)]
-        );
+        assert_eq!(unknown.sorted(), [("object=payout", 1), ("subscription.status=frozen", 1)]);
     }
 }

@@ -165,22 +165,12 @@ impl RawPrice<'_> {
         note_word("price.interval", interval, &["day", "week", "month", "year"], unknown);
         note_word("price.tiers_mode", tiers_mode, &["graduated", "volume"], unknown);
         note_word("price.usage_type", usage_type, &["licensed", "metered"], unknown);
-        note_word(
-            "price.tax_behavior",
-            tax_behavior,
-            &["inclusive", "exclusive", "unspecified"],
-            unknown,
-        );
+        note_word("price.tax_behavior", tax_behavior, &["inclusive", "exclusive", "unspecified"], unknown);
         let currency = self.currency.currency();
         if currency.is_none() {
             note_word("price.currency", self.currency.text(), &[], unknown);
         }
-        let amounts = [
-            self.unit_amount_decimal,
-            self.amount_decimal,
-            self.unit_amount,
-            self.amount,
-        ];
+        let amounts = [self.unit_amount_decimal, self.amount_decimal, self.unit_amount, self.amount];
         Some(Price {
             product: self.product.id(),
             currency,
@@ -216,10 +206,7 @@ impl RawPrice<'_> {
                 .into_iter()
                 .filter_map(|(code, option)| {
                     let option = option.0?;
-                    let amount = option
-                        .unit_amount_decimal
-                        .rational()
-                        .or_else(|| option.unit_amount.rational())?;
+                    let amount = option.unit_amount_decimal.rational().or_else(|| option.unit_amount.rational())?;
                     Some((code.parse().ok()?, amount))
                 })
                 .collect(),
@@ -230,10 +217,7 @@ impl RawPrice<'_> {
 
 /// A count of at least 1.
 fn positive<T: TryFrom<i64>>(scalar: &Scalar<'_>) -> Option<T> {
-    scalar
-        .integer()
-        .filter(|count| *count > 0)
-        .and_then(|count| T::try_from(count).ok())
+    scalar.integer().filter(|count| *count > 0).and_then(|count| T::try_from(count).ok())
 }
 
 /// The tiers, if there are any and each can be read: half a table of tiers would price wrongly.
@@ -244,10 +228,7 @@ fn read_tiers(tiers: RawTiers<'_>) -> Option<Vec<Tier>> {
         .map(|tier| {
             let tier = tier.0?;
             let first = |shapes: &[Decimal<'_>]| {
-                shapes
-                    .iter()
-                    .find_map(|decimal| decimal.rational())
-                    .unwrap_or_else(Rational::zero)
+                shapes.iter().find_map(|decimal| decimal.rational()).unwrap_or_else(Rational::zero)
             };
             Some(Tier {
                 up_to: tier.up_to.rational(),
@@ -261,16 +242,8 @@ fn read_tiers(tiers: RawTiers<'_>) -> Option<Vec<Tier>> {
 
 impl RawTransform<'_> {
     fn read(self, unknown: &mut UnknownCounts) -> Option<TransformQuantity> {
-        note_word(
-            "price.transform_quantity.round",
-            self.round.text(),
-            &["up", "down"],
-            unknown,
-        );
-        Some(TransformQuantity {
-            divide_by: positive(&self.divide_by)?,
-            round_up: self.round.text() == Some("up"),
-        })
+        note_word("price.transform_quantity.round", self.round.text(), &["up", "down"], unknown);
+        Some(TransformQuantity { divide_by: positive(&self.divide_by)?, round_up: self.round.text() == Some("up") })
     }
 }
 
@@ -305,19 +278,9 @@ mod tests {
             "currency_options":{"eur":{"unit_amount":900},"jpy":{"unit_amount_decimal":"0.1"},"x":{"unit_amount":1},
             "gbp":{"unit_amount":null}}}"#;
         let price = read(json, &mut unknown).unwrap();
-        assert_eq!(
-            (price.currency, price.interval, price.interval_count, price.tiers),
-            (None, None, 1, None)
-        );
-        let options: Vec<_> = price
-            .currency_options
-            .iter()
-            .map(|(code, amount)| format!("{code} {amount}"))
-            .collect();
+        assert_eq!((price.currency, price.interval, price.interval_count, price.tiers), (None, None, 1, None));
+        let options: Vec<_> = price.currency_options.iter().map(|(code, amount)| format!("{code} {amount}")).collect();
         assert_eq!(options, ["eur 900", "jpy 1/10"]);
-        assert_eq!(
-            unknown.sorted(),
-            [("price.currency=gold", 1), ("price.interval=decade", 1)]
-        );
+        assert_eq!(unknown.sorted(), [("price.currency=gold", 1), ("price.interval=decade", 1)]);
     }
 }

@@ -164,18 +164,10 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Subscripti
     note_word(
         "subscription.cancellation_details.reason",
         cancellation_reason.as_deref(),
-        &[
-            "cancellation_requested",
-            "payment_disputed",
-            "payment_failed",
-            "canceled_by_retention_policy",
-        ],
+        &["cancellation_requested", "payment_disputed", "payment_failed", "canceled_by_retention_policy"],
         unknown,
     );
-    let paused = raw
-        .status_details
-        .0
-        .and_then(|details| details.paused.0?.subscription.0);
+    let paused = raw.status_details.0.and_then(|details| details.paused.0?.subscription.0);
     Ok(Subscription {
         id,
         customer,

@@ -113,11 +113,8 @@ impl Policy {
         }
         // Tables 0 and 1 are the event's and that of other objects; then one for each name, then those inside them.
         let names: Vec<(&String, &Shape)> = file.shapes.iter().chain(&file.objects).collect();
-        let index: Index<'_> = names
-            .iter()
-            .enumerate()
-            .map(|(at, (name, shape))| (name.as_str(), (at + 2, shape.has_id())))
-            .collect();
+        let index: Index<'_> =
+            names.iter().enumerate().map(|(at, (name, shape))| (name.as_str(), (at + 2, shape.has_id()))).collect();
         if index.len() < names.len() {
             return Err(Error::Policy("a name is both a shape and an object".to_owned()));
         }
@@ -133,17 +130,8 @@ impl Policy {
             let fields = draft(name, shape, &index)?;
             tables[at + 2] = compile(fields, &mut tables);
         }
-        let objects = file
-            .objects
-            .keys()
-            .map(|name| (name.clone(), index[name.as_str()].0))
-            .collect();
-        Ok(Self {
-            tables,
-            objects,
-            event: 0,
-            other: 1,
-        })
+        let objects = file.objects.keys().map(|name| (name.clone(), index[name.as_str()].0)).collect();
+        Ok(Self { tables, objects, event: 0, other: 1 })
     }
 
     pub(super) fn table(&self, table: usize) -> &Table {
@@ -152,26 +140,17 @@ impl Policy {
 
     /// The rule of a whole event.
     pub(super) fn event(&self) -> Rule {
-        Rule::Fields {
-            table: self.event,
-            or_id: false,
-        }
+        Rule::Fields { table: self.event, or_id: false }
     }
 
     /// The rule of objects of a type, if the policy names it.
     pub(super) fn object(&self, name: &str) -> Option<Rule> {
-        self.objects.get(name).map(|table| Rule::Fields {
-            table: *table,
-            or_id: false,
-        })
+        self.objects.get(name).map(|table| Rule::Fields { table: *table, or_id: false })
     }
 
     /// The rule of objects of any other type.
     pub(super) fn other(&self) -> Rule {
-        Rule::Fields {
-            table: self.other,
-            or_id: false,
-        }
+        Rule::Fields { table: self.other, or_id: false }
     }
 }
 
@@ -198,13 +177,9 @@ fn draft(name: &str, shape: &Shape, index: &Index<'_>) -> Result<DraftFields, Er
 }
 
 fn insert(fields: &mut DraftFields, name: &str, path: &str, rule: Rule) -> Result<(), Error> {
-    let (step, rest) = path
-        .split_once('.')
-        .map_or((path, None), |(step, rest)| (step, Some(rest)));
+    let (step, rest) = path.split_once('.').map_or((path, None), |(step, rest)| (step, Some(rest)));
     if step != "*" && (step.is_empty() || !step.bytes().all(is_plain)) {
-        return Err(Error::Policy(format!(
-            "{name}: `{step}` is not a field; write dotted paths such as `items.data`"
-        )));
+        return Err(Error::Policy(format!("{name}: `{step}` is not a field; write dotted paths such as `items.data`")));
     }
     let twice = || Error::Policy(format!("{name}: `{path}` is named twice, or both whole and in part"));
     match (rest, fields.get_mut(step)) {
@@ -231,10 +206,7 @@ fn compile(fields: DraftFields, tables: &mut Vec<Table>) -> Table {
             Draft::Fields(inner) => {
                 let inner = compile(inner, tables);
                 tables.push(inner);
-                Rule::Fields {
-                    table: tables.len() - 1,
-                    or_id: false,
-                }
+                Rule::Fields { table: tables.len() - 1, or_id: false }
             }
         };
         if name == "*" {

@@ -63,15 +63,11 @@ fn is_luhn(digits: &[u8]) -> bool {
 
 /// Whether a word has the form `a@b.c`.
 fn has_email(text: &str) -> bool {
-    text.split(|c: char| c.is_whitespace() || "<>()[],;:\"".contains(c))
-        .any(|word| {
-            word.split_once('@').is_some_and(|(user, host)| {
-                !user.is_empty()
-                    && host
-                        .split_once('.')
-                        .is_some_and(|(name, rest)| !name.is_empty() && !rest.is_empty())
-            })
+    text.split(|c: char| c.is_whitespace() || "<>()[],;:\"".contains(c)).any(|word| {
+        word.split_once('@').is_some_and(|(user, host)| {
+            !user.is_empty() && host.split_once('.').is_some_and(|(name, rest)| !name.is_empty() && !rest.is_empty())
         })
+    })
 }
 
 #[cfg(test)]

@@ -14,10 +14,7 @@ pub(crate) const START: i64 = 1_767_225_600;
 pub(crate) const DAY: i64 = 86_400;
 
 pub(crate) fn scope() -> Scope {
-    Scope {
-        account: "acct_1".into(),
-        livemode: true,
-    }
+    Scope { account: "acct_1".into(), livemode: true }
 }
 
 pub(crate) fn currency(code: &str) -> Currency {
@@ -109,10 +106,7 @@ pub(crate) fn subscription(id: &str, customer: &str, price: &Price) -> Subscript
 }
 
 pub(crate) fn canceled(subscription: &Subscription) -> Subscription {
-    Subscription {
-        status: SubscriptionStatus::Canceled,
-        ..subscription.clone()
-    }
+    Subscription { status: SubscriptionStatus::Canceled, ..subscription.clone() }
 }
 
 pub(crate) fn coupon(id: &str, duration: CouponDuration) -> Coupon {
@@ -129,17 +123,11 @@ pub(crate) fn coupon(id: &str, duration: CouponDuration) -> Coupon {
 }
 
 pub(crate) fn percent_off(id: &str, percent: i64, duration: CouponDuration) -> Coupon {
-    Coupon {
-        percent_off: Some(whole(percent)),
-        ..coupon(id, duration)
-    }
+    Coupon { percent_off: Some(whole(percent)), ..coupon(id, duration) }
 }
 
 pub(crate) fn amount_off(id: &str, minor: i64, duration: CouponDuration) -> Coupon {
-    Coupon {
-        amount_off: Some(whole(minor)),
-        ..coupon(id, duration)
-    }
+    Coupon { amount_off: Some(whole(minor)), ..coupon(id, duration) }
 }
 
 pub(crate) fn discount(id: &str, coupon: &Coupon) -> Discount {
@@ -159,14 +147,7 @@ pub(crate) fn full(discount: &Discount) -> DiscountRef {
 }
 
 pub(crate) fn event(id: &str, kind: &str, seconds: i64, object: Object) -> Event {
-    Event {
-        scope: scope(),
-        id: id.into(),
-        kind: kind.into(),
-        created: at(seconds),
-        object,
-        before: None,
-    }
+    Event { scope: scope(), id: id.into(), kind: kind.into(), created: at(seconds), object, before: None }
 }
 
 /// Writes events of subscriptions, each with what changed since the one before it.
@@ -194,24 +175,14 @@ impl Script {
     }
 
     pub(crate) fn deleted(&mut self, seconds: i64, subscription: &Subscription) -> &mut Self {
-        let ended = Subscription {
-            ended_at: Some(at(seconds)),
-            ..canceled(subscription)
-        };
+        let ended = Subscription { ended_at: Some(at(seconds)), ..canceled(subscription) };
         self.subscription("customer.subscription.deleted", seconds, &ended)
     }
 
     fn subscription(&mut self, kind: &str, seconds: i64, subscription: &Subscription) -> &mut Self {
         let before = self.last.insert(subscription.id.clone(), subscription.clone());
-        let before = before
-            .filter(|_| kind.ends_with(".updated"))
-            .map(|before| Object::Subscription(Box::new(before)));
-        self.push(
-            kind,
-            seconds,
-            Object::Subscription(Box::new(subscription.clone())),
-            before,
-        );
+        let before = before.filter(|_| kind.ends_with(".updated")).map(|before| Object::Subscription(Box::new(before)));
+        self.push(kind, seconds, Object::Subscription(Box::new(subscription.clone())), before);
         self
     }
 
@@ -265,10 +236,7 @@ impl Book {
             .iter()
             .map(|event| {
                 self.appended += 1;
-                Arrival {
-                    event,
-                    appended_at: EventTime::from_millis(START * 1_000 + self.appended),
-                }
+                Arrival { event, appended_at: EventTime::from_millis(START * 1_000 + self.appended) }
             })
             .collect();
         let delta = self.ledger.apply(&arrivals).unwrap();
@@ -277,35 +245,19 @@ impl Book {
 
     fn take(&mut self, delta: Delta) {
         for entry in delta.entries {
-            assert!(
-                self.entries.iter().all(|other| other.entry_id != entry.entry_id),
-                "entry ids are unique"
-            );
+            assert!(self.entries.iter().all(|other| other.entry_id != entry.entry_id), "entry ids are unique");
             if let Some(reversed) = &entry.reverses_entry_id {
                 let original = self.entries.iter().find(|other| other.entry_id == *reversed).unwrap();
-                assert_eq!(
-                    original.event_time, entry.event_time,
-                    "a reversal lies at the original's time"
-                );
+                assert_eq!(original.event_time, entry.event_time, "a reversal lies at the original's time");
                 assert_eq!(original.mrr_delta, -entry.mrr_delta);
-                assert!(
-                    original.known_at <= entry.known_at,
-                    "a reversal is not known before its original"
-                );
+                assert!(original.known_at <= entry.known_at, "a reversal is not known before its original");
             }
-            assert_eq!(
-                entry.mrr_delta.micros(),
-                entry.list_delta.micros() + entry.discount_delta.micros()
-            );
+            assert_eq!(entry.mrr_delta.micros(), entry.list_delta.micros() + entry.discount_delta.micros());
             self.entries.push(entry);
         }
         for Change { before, after } in delta.movements {
             let id = before.as_ref().or(after.as_ref()).unwrap().movement_id.to_string();
-            assert_eq!(
-                self.movements.remove(&id),
-                before,
-                "`before` is the row as last published"
-            );
+            assert_eq!(self.movements.remove(&id), before, "`before` is the row as last published");
             if let Some(row) = after {
                 let revision = self.revisions.entry(id.clone()).or_default();
                 assert!(row.revision > *revision, "a changed row has a higher revision");
@@ -324,20 +276,11 @@ impl Book {
 
     /// The ledger without reversed rows and reversals.
     pub(crate) fn current(&self) -> Vec<&LedgerEntry> {
-        let reversed: Vec<_> = self
-            .entries
-            .iter()
-            .filter_map(|entry| entry.reverses_entry_id.as_ref())
-            .collect();
+        let reversed: Vec<_> = self.entries.iter().filter_map(|entry| entry.reverses_entry_id.as_ref()).collect();
         let holds = |entry: &&LedgerEntry| entry.reverses_entry_id.is_none() && !reversed.contains(&&entry.entry_id);
         let mut current: Vec<_> = self.entries.iter().filter(holds).collect();
         current.sort_by_key(|entry| {
-            (
-                entry.event_time,
-                entry.customer_id.clone(),
-                entry.subscription_item_id.clone(),
-                entry.price_id.clone(),
-            )
+            (entry.event_time, entry.customer_id.clone(), entry.subscription_item_id.clone(), entry.price_id.clone())
         });
         current
     }
@@ -352,12 +295,7 @@ impl Book {
     }
 
     pub(crate) fn sum(&self, counts: impl Fn(&LedgerEntry) -> bool) -> String {
-        self.entries
-            .iter()
-            .filter(|entry| counts(entry))
-            .map(|entry| entry.mrr_delta)
-            .sum::<Amount>()
-            .to_string()
+        self.entries.iter().filter(|entry| counts(entry)).map(|entry| entry.mrr_delta).sum::<Amount>().to_string()
     }
 
     /// Current movements in order of time: seconds, kind, cause, change, after.
@@ -369,13 +307,7 @@ impl Book {
             .map(|row| {
                 let seconds = row.occurred_at.seconds() - START;
                 let money = |amount: Amount| format!("{amount} {}", row.currency);
-                (
-                    seconds,
-                    row.kind.as_str(),
-                    row.cause.as_str(),
-                    money(row.mrr_delta),
-                    money(row.mrr_after),
-                )
+                (seconds, row.kind.as_str(), row.cause.as_str(), money(row.mrr_delta), money(row.mrr_after))
             })
             .collect()
     }

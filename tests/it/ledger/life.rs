@@ -16,34 +16,19 @@ fn with_status(status: SubscriptionStatus) -> Subscription {
 }
 
 fn kinds(book: &Book) -> Vec<(&'static str, &'static str)> {
-    book.moved()
-        .into_iter()
-        .map(|(_, kind, cause, ..)| (kind, cause))
-        .collect()
+    book.moved().into_iter().map(|(_, kind, cause, ..)| (kind, cause)).collect()
 }
 
 #[test]
 fn a_cancellation_at_the_periods_end_leaves_at_the_request_and_returns_when_taken_back() {
-    let asked = Subscription {
-        cancel_at_period_end: true,
-        ..plan()
-    };
+    let asked = Subscription { cancel_at_period_end: true, ..plan() };
     let mut script = Script::default();
-    script
-        .created(0, &plan())
-        .updated(DAY, &asked)
-        .updated(3 * DAY, &plan())
-        .updated(5 * DAY, &asked);
+    script.created(0, &plan()).updated(DAY, &asked).updated(3 * DAY, &plan()).updated(5 * DAY, &asked);
     script.deleted(20 * DAY, &asked);
     let book = Book::of(&script.events);
     assert_eq!(
         kinds(&book),
-        [
-            ("new", "added_subscription"),
-            ("churn", "canceled"),
-            ("reactivation", "uncanceled"),
-            ("churn", "canceled")
-        ]
+        [("new", "added_subscription"), ("churn", "canceled"), ("reactivation", "uncanceled"), ("churn", "canceled")]
     );
     let mut at_end = Book::new(Rules::of(Profile::Profitwell));
     at_end.apply(&script.events);
@@ -55,14 +40,8 @@ fn a_cancellation_at_the_periods_end_leaves_at_the_request_and_returns_when_take
 fn cancel_at_within_the_period_is_a_cancellation_and_beyond_it_a_term() {
     let mut running = plan();
     running.items[0].current_period_end = Some(at(30 * DAY));
-    let portal = Subscription {
-        cancel_at: Some(at(30 * DAY)),
-        ..running.clone()
-    };
-    let term = Subscription {
-        cancel_at: Some(at(300 * DAY)),
-        ..running.clone()
-    };
+    let portal = Subscription { cancel_at: Some(at(30 * DAY)), ..running.clone() };
+    let term = Subscription { cancel_at: Some(at(300 * DAY)), ..running.clone() };
     let worth = |subscription: &Subscription| {
         let mut script = Script::default();
         script.created(0, &running).updated(DAY, subscription);
@@ -91,17 +70,8 @@ fn each_status_is_in_or_out() {
         let mut script = Script::default();
         script.created(0, &plan()).updated(DAY, &with_status(status.clone()));
         let book = Book::of(&script.events);
-        let left: Vec<_> = book
-            .moved()
-            .split_off(1)
-            .into_iter()
-            .map(|(_, kind, cause, ..)| (kind, cause))
-            .collect();
-        assert_eq!(
-            left,
-            cause.map(|cause| ("churn", cause)).into_iter().collect::<Vec<_>>(),
-            "{status:?}"
-        );
+        let left: Vec<_> = book.moved().split_off(1).into_iter().map(|(_, kind, cause, ..)| (kind, cause)).collect();
+        assert_eq!(left, cause.map(|cause| ("churn", cause)).into_iter().collect::<Vec<_>>(), "{status:?}");
         assert_eq!(book.reasons().contains(&"status_unknown"), matches!(status, Other(_)));
     }
 }
@@ -109,26 +79,10 @@ fn each_status_is_in_or_out() {
 #[test]
 fn a_pause_leaves_and_returns_and_paused_collection_stays_in() {
     let mut script = Script::default();
-    script
-        .created(0, &plan())
-        .updated(DAY, &with_status(SubscriptionStatus::Paused))
-        .updated(2 * DAY, &plan());
-    script.updated(
-        3 * DAY,
-        &Subscription {
-            pause_collection: Some("void".into()),
-            ..plan()
-        },
-    );
+    script.created(0, &plan()).updated(DAY, &with_status(SubscriptionStatus::Paused)).updated(2 * DAY, &plan());
+    script.updated(3 * DAY, &Subscription { pause_collection: Some("void".into()), ..plan() });
     let book = Book::of(&script.events);
-    assert_eq!(
-        kinds(&book),
-        [
-            ("new", "added_subscription"),
-            ("churn", "pause"),
-            ("reactivation", "resume")
-        ]
-    );
+    assert_eq!(kinds(&book), [("new", "added_subscription"), ("churn", "pause"), ("reactivation", "resume")]);
     assert_eq!(book.mrr("usd"), "100.000000");
     assert_eq!(book.states.last().unwrap().flags, ["collection_paused".into()]);
 }
@@ -136,17 +90,12 @@ fn a_pause_leaves_and_returns_and_paused_collection_stays_in() {
 #[test]
 fn an_end_by_failed_payment_says_so() {
     let mut script = Script::default();
-    let failed = Subscription {
-        cancellation_reason: Some("payment_failed".into()),
-        ..plan()
-    };
+    let failed = Subscription { cancellation_reason: Some("payment_failed".into()), ..plan() };
     script.created(0, &plan()).deleted(DAY, &failed);
     assert_eq!(kinds(&Book::of(&script.events))[1], ("churn", "payment_failure"));
     let mut script = Script::default();
-    let paused = Subscription {
-        pause_reason: Some("payment_failed".into()),
-        ..with_status(SubscriptionStatus::Paused)
-    };
+    let paused =
+        Subscription { pause_reason: Some("payment_failed".into()), ..with_status(SubscriptionStatus::Paused) };
     script.created(0, &plan()).updated(DAY, &paused);
     assert_eq!(kinds(&Book::of(&script.events))[1], ("churn", "payment_failure"));
 }
@@ -155,11 +104,7 @@ fn an_end_by_failed_payment_says_so() {
 fn a_second_subscription_is_expansion_and_only_the_last_end_is_churn() {
     let second = subscription("sub_2", "cus_1", &monthly("q", 5_000));
     let mut script = Script::default();
-    script
-        .created(0, &plan())
-        .created(DAY, &second)
-        .deleted(2 * DAY, &plan())
-        .deleted(3 * DAY, &second);
+    script.created(0, &plan()).created(DAY, &second).deleted(2 * DAY, &plan()).deleted(3 * DAY, &second);
     let book = Book::of(&script.events);
     assert_eq!(
         kinds(&book),
@@ -176,36 +121,20 @@ fn a_second_subscription_is_expansion_and_only_the_last_end_is_churn() {
 fn a_full_discount_is_churn_under_stripe() {
     let free = discount("di_1", &percent_off("all", 100, CouponDuration::Forever));
     let mut script = Script::default();
-    script.created(0, &plan()).updated(
-        DAY,
-        &Subscription {
-            discounts: vec![full(&free)],
-            ..plan()
-        },
-    );
+    script.created(0, &plan()).updated(DAY, &Subscription { discounts: vec![full(&free)], ..plan() });
     script.updated(2 * DAY, &plan());
     let book = Book::of(&script.events);
     assert_eq!(
         kinds(&book),
-        [
-            ("new", "added_subscription"),
-            ("churn", "discount_start"),
-            ("reactivation", "discount_end")
-        ]
+        [("new", "added_subscription"), ("churn", "discount_start"), ("reactivation", "discount_end")]
     );
 }
 
 #[test]
 fn metered_items_are_out_and_their_base_fee_is_in() {
-    let metered = Price {
-        metered: true,
-        ..monthly("usage", 2)
-    };
+    let metered = Price { metered: true, ..monthly("usage", 2) };
     let mut both = plan();
-    both.items.push(SubscriptionItem {
-        quantity: None,
-        ..item("si_usage", &metered, 1)
-    });
+    both.items.push(SubscriptionItem { quantity: None, ..item("si_usage", &metered, 1) });
     let mut script = Script::default();
     script.created(0, &both);
     let book = Book::of(&script.events);
@@ -229,10 +158,7 @@ fn credits_are_negative_items_and_the_subscription_is_never_below_nothing() {
 
 #[test]
 fn something_first_seen_in_mid_life_is_imported_and_never_new() {
-    let two = Subscription {
-        items: vec![item("si_sub_1", &monthly("p", 10_000), 2)],
-        ..plan()
-    };
+    let two = Subscription { items: vec![item("si_sub_1", &monthly("p", 10_000), 2)], ..plan() };
     let mut script = Script::default();
     script
         .created(0, &plan())
@@ -244,21 +170,9 @@ fn something_first_seen_in_mid_life_is_imported_and_never_new() {
         book.moved(),
         [
             short(0, "imported", "added_subscription", "100.000000 usd", "100.000000 usd"),
-            short(
-                100 * DAY,
-                "expansion",
-                "quantity_change",
-                "100.000000 usd",
-                "200.000000 usd"
-            ),
+            short(100 * DAY, "expansion", "quantity_change", "100.000000 usd", "200.000000 usd"),
             short(110 * DAY, "churn", "canceled", "-200.000000 usd", "0.000000 usd"),
-            short(
-                120 * DAY,
-                "reactivation",
-                "added_subscription",
-                "100.000000 usd",
-                "100.000000 usd"
-            ),
+            short(120 * DAY, "reactivation", "added_subscription", "100.000000 usd", "100.000000 usd"),
         ]
     );
     assert_eq!(&*book.states[0].provenance, "reconstructed");
@@ -266,10 +180,7 @@ fn something_first_seen_in_mid_life_is_imported_and_never_new() {
 
 #[test]
 fn a_creation_that_arrives_late_turns_imported_into_new() {
-    let two = Subscription {
-        items: vec![item("si_sub_1", &monthly("p", 10_000), 2)],
-        ..plan()
-    };
+    let two = Subscription { items: vec![item("si_sub_1", &monthly("p", 10_000), 2)], ..plan() };
     let mut script = Script::default();
     script.created(0, &plan()).updated(10 * DAY, &two);
     let mut book = Book::new(Rules::default());
@@ -280,13 +191,7 @@ fn a_creation_that_arrives_late_turns_imported_into_new() {
         book.moved(),
         [
             short(0, "new", "added_subscription", "100.000000 usd", "100.000000 usd"),
-            short(
-                10 * DAY,
-                "expansion",
-                "quantity_change",
-                "100.000000 usd",
-                "200.000000 usd"
-            ),
+            short(10 * DAY, "expansion", "quantity_change", "100.000000 usd", "200.000000 usd"),
         ]
     );
     assert_eq!(book.current().len(), 2);
@@ -296,38 +201,20 @@ fn a_creation_that_arrives_late_turns_imported_into_new() {
 fn a_price_that_arrives_later_takes_effect_at_the_right_time() {
     let known = monthly("p", 10_000);
     let bare_plan = subscription("sub_1", "cus_1", &bare(&known));
-    let bare_plan = Subscription {
-        currency: Some(currency("usd")),
-        ..bare_plan
-    };
+    let bare_plan = Subscription { currency: Some(currency("usd")), ..bare_plan };
     let mut script = Script::default();
-    script.created(0, &bare_plan).updated(
-        DAY,
-        &Subscription {
-            items: vec![item("si_sub_1", &bare(&known), 3)],
-            ..bare_plan
-        },
-    );
+    script
+        .created(0, &bare_plan)
+        .updated(DAY, &Subscription { items: vec![item("si_sub_1", &bare(&known), 3)], ..bare_plan });
     let mut book = Book::of(&script.events);
     assert_eq!(book.mrr("usd"), "0.000000");
     assert_eq!(book.reasons(), ["price_unknown"]);
     // Even after the history would have folded.
     let mut later = Script::default();
-    later.updated(
-        90 * DAY,
-        &Subscription {
-            items: vec![item("si_sub_1", &bare(&known), 3)],
-            ..plan()
-        },
-    );
+    later.updated(90 * DAY, &Subscription { items: vec![item("si_sub_1", &bare(&known), 3)], ..plan() });
     later.events[0].id = "evt_later".into();
     book.apply(&later.events);
-    book.apply(&[event(
-        "evt_price",
-        "price.created",
-        91 * DAY,
-        Object::Price(Box::new(known)),
-    )]);
+    book.apply(&[event("evt_price", "price.created", 91 * DAY, Object::Price(Box::new(known)))]);
     assert_eq!(
         book.moved(),
         [
@@ -339,32 +226,16 @@ fn a_price_that_arrives_later_takes_effect_at_the_right_time() {
 
 #[test]
 fn tiers_are_never_erased_by_a_body_without_them() {
-    let tiers = vec![Tier {
-        up_to: None,
-        unit_amount: whole(300),
-        flat_amount: whole(0),
-    }];
-    let tiered = Price {
-        unit_amount: None,
-        tiers_mode: Some(TiersMode::Graduated),
-        tiers: Some(tiers),
-        ..monthly("t", 0)
-    };
-    let stripped = Price {
-        tiers: None,
-        ..tiered.clone()
-    };
+    let tiers = vec![Tier { up_to: None, unit_amount: whole(300), flat_amount: whole(0) }];
+    let tiered =
+        Price { unit_amount: None, tiers_mode: Some(TiersMode::Graduated), tiers: Some(tiers), ..monthly("t", 0) };
+    let stripped = Price { tiers: None, ..tiered.clone() };
     let mut script = Script::default();
     script.created(0, &subscription("sub_1", "cus_1", &stripped));
     let mut book = Book::of(&script.events);
     assert_eq!(book.reasons(), ["tiers_unknown"]);
     book.apply(&[event("evt_p", "price.updated", DAY, Object::Price(Box::new(tiered)))]);
-    book.apply(&[event(
-        "evt_q",
-        "price.updated",
-        2 * DAY,
-        Object::Price(Box::new(stripped)),
-    )]);
+    book.apply(&[event("evt_q", "price.updated", 2 * DAY, Object::Price(Box::new(stripped)))]);
     assert_eq!(book.mrr("usd"), "3.000000");
     let other = monthly("t", 999);
     book.apply(&[event("evt_r", "price.updated", 3 * DAY, Object::Price(Box::new(other)))]);
@@ -374,29 +245,19 @@ fn tiers_are_never_erased_by_a_body_without_them() {
 #[test]
 fn another_price_for_the_same_id_is_refused_and_reported() {
     let mut script = Script::default();
-    script
-        .created(0, &plan())
-        .other("price.updated", DAY, Object::Price(Box::new(monthly("p", 77))));
+    script.created(0, &plan()).other("price.updated", DAY, Object::Price(Box::new(monthly("p", 77))));
     let book = Book::of(&script.events);
-    assert_eq!(
-        (book.mrr("usd").as_str(), book.reasons()),
-        ("100.000000", vec!["price_conflict"])
-    );
+    assert_eq!((book.mrr("usd").as_str(), book.reasons()), ("100.000000", vec!["price_conflict"]));
 }
 
 #[test]
 fn a_currency_of_a_price_is_its_own_amount_or_a_gap() {
-    let euros = |price: &Price| Subscription {
-        currency: Some(currency("eur")),
-        ..subscription("sub_1", "cus_1", price)
-    };
+    let euros =
+        |price: &Price| Subscription { currency: Some(currency("eur")), ..subscription("sub_1", "cus_1", price) };
     let mut script = Script::default();
     script.created(0, &euros(&monthly("p", 10_000)));
     let book = Book::of(&script.events);
-    assert_eq!(
-        (book.mrr("eur").as_str(), book.reasons()),
-        ("0.000000", vec!["currency_unknown"])
-    );
+    assert_eq!((book.mrr("eur").as_str(), book.reasons()), ("0.000000", vec!["currency_unknown"]));
     let mut priced = monthly("p", 10_000);
     priced.currency_options.insert(currency("eur"), whole(9_000));
     let mut script = Script::default();
@@ -407,26 +268,15 @@ fn a_currency_of_a_price_is_its_own_amount_or_a_gap() {
 #[test]
 fn a_discount_known_only_by_id_counts_when_it_is_known() {
     let half = discount("di_1", &percent_off("half", 50, CouponDuration::Forever));
-    let discounted = Subscription {
-        discounts: vec![DiscountRef::Id("di_1".into())],
-        ..plan()
-    };
+    let discounted = Subscription { discounts: vec![DiscountRef::Id("di_1".into())], ..plan() };
     let mut script = Script::default();
     script.created(0, &discounted);
     let mut book = Book::of(&script.events);
-    assert_eq!(
-        (book.mrr("usd").as_str(), book.reasons()),
-        ("100.000000", vec!["discount_unresolved"])
-    );
+    assert_eq!((book.mrr("usd").as_str(), book.reasons()), ("100.000000", vec!["discount_unresolved"]));
     let mut on_subscription = half.clone();
     on_subscription.subscription = Some("sub_1".into());
     on_subscription.customer = Some("cus_1".into());
-    book.apply(&[event(
-        "evt_d",
-        "customer.discount.created",
-        0,
-        Object::Discount(Box::new(on_subscription)),
-    )]);
+    book.apply(&[event("evt_d", "customer.discount.created", 0, Object::Discount(Box::new(on_subscription)))]);
     assert_eq!(book.mrr("usd"), "50.000000");
     assert_eq!(book.current().len(), 1);
     assert_eq!(book.entries.len(), 3, "written, reversed, written again");
@@ -437,17 +287,10 @@ fn a_customers_discount_holds_where_a_subscription_has_none_of_its_own() {
     let mut half = discount("di_1", &percent_off("half", 50, CouponDuration::Forever));
     half.customer = Some("cus_1".into());
     let tenth = discount("di_2", &percent_off("tenth", 10, CouponDuration::Forever));
-    let own = Subscription {
-        discounts: vec![full(&tenth)],
-        ..subscription("sub_2", "cus_1", &monthly("q", 10_000))
-    };
+    let own = Subscription { discounts: vec![full(&tenth)], ..subscription("sub_2", "cus_1", &monthly("q", 10_000)) };
     let mut script = Script::default();
     script.created(0, &plan()).created(0, &own);
-    script.other(
-        "customer.discount.created",
-        DAY,
-        Object::Discount(Box::new(half.clone())),
-    );
+    script.other("customer.discount.created", DAY, Object::Discount(Box::new(half.clone())));
     script.other("customer.discount.deleted", 2 * DAY, Object::Discount(Box::new(half)));
     let changes = [(1, "new"), (2, "contraction"), (3, "expansion")];
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
@@ -472,40 +315,25 @@ fn a_deleted_customer_ends_everything_once_and_stays_deleted() {
         discounts: Vec::new(),
         deleted: true,
     };
-    let two = Subscription {
-        items: vec![item("si_sub_1", &monthly("p", 10_000), 2)],
-        ..plan()
-    };
+    let two = Subscription { items: vec![item("si_sub_1", &monthly("p", 10_000), 2)], ..plan() };
     let mut script = Script::default();
     script.created(0, &plan()).updated(DAY, &two);
-    script
-        .other("customer.deleted", 3 * DAY, Object::Customer(gone))
-        .deleted(3 * DAY, &two);
+    script.other("customer.deleted", 3 * DAY, Object::Customer(gone)).deleted(3 * DAY, &two);
     for order in [[0, 1, 2, 3], [0, 3, 2, 1], [2, 0, 3, 1], [2, 3, 1, 0]] {
         let mut book = Book::new(Rules::default());
         for index in order {
             book.apply(&script.events[index..=index]);
         }
-        let churn: Vec<_> = book
-            .movements
-            .values()
-            .filter(|row| row.kind == MovementKind::Churn)
-            .collect();
+        let churn: Vec<_> = book.movements.values().filter(|row| row.kind == MovementKind::Churn).collect();
         assert_eq!(churn.len(), 1);
-        assert_eq!(
-            (churn[0].mrr_delta, churn[0].occurred_at),
-            (amount("-200"), at(3 * DAY))
-        );
+        assert_eq!((churn[0].mrr_delta, churn[0].occurred_at), (amount("-200"), at(3 * DAY)));
         assert_eq!(book.mrr("usd"), "0.000000");
     }
 }
 
 #[test]
 fn what_is_older_than_the_folded_base_is_late_and_told() {
-    let two = Subscription {
-        items: vec![item("si_sub_1", &monthly("p", 10_000), 2)],
-        ..plan()
-    };
+    let two = Subscription { items: vec![item("si_sub_1", &monthly("p", 10_000), 2)], ..plan() };
     let mut script = Script::default();
     script.created(0, &plan()).updated(DAY, &two).updated(40 * DAY, &two);
     let mut book = Book::new(Rules::default());
@@ -519,52 +347,31 @@ fn what_is_older_than_the_folded_base_is_late_and_told() {
     import.apply(&[script.events[0].clone(), script.events[2].clone()]);
     import.apply(&script.events[1..2]);
     assert!(import.late.is_empty());
-    assert_eq!(
-        import.moved()[1],
-        short(DAY, "expansion", "quantity_change", "100.000000 usd", "200.000000 usd")
-    );
+    assert_eq!(import.moved()[1], short(DAY, "expansion", "quantity_change", "100.000000 usd", "200.000000 usd"));
 }
 
 #[test]
 fn truncated_items_are_a_gap() {
     let mut script = Script::default();
-    script.created(
-        0,
-        &Subscription {
-            items_truncated: true,
-            ..plan()
-        },
-    );
+    script.created(0, &Subscription { items_truncated: true, ..plan() });
     assert_eq!(Book::of(&script.events).reasons(), ["items_truncated"]);
 }
 
 #[test]
 fn the_clock_of_a_scope_spans_its_events() {
     let mut script = Script::default();
-    script
-        .created(5 * DAY, &plan())
-        .other("ping", 9 * DAY, Object::Other("ping".into()));
+    script.created(5 * DAY, &plan()).other("ping", 9 * DAY, Object::Other("ping".into()));
     script.other("ping", DAY, Object::Other("ping".into()));
     let book = Book::of(&script.events);
-    assert_eq!(
-        book.ledger.clock().collect::<Vec<_>>(),
-        [(scope(), at(DAY), at(9 * DAY))]
-    );
+    assert_eq!(book.ledger.clock().collect::<Vec<_>>(), [(scope(), at(DAY), at(9 * DAY))]);
 }
 
 #[test]
 fn under_chartmogul_a_free_customer_stays() {
     let free = discount("di_1", &percent_off("all", 100, CouponDuration::Once));
-    let discounted = Subscription {
-        discounts: vec![full(&free)],
-        ..plan()
-    };
+    let discounted = Subscription { discounts: vec![full(&free)], ..plan() };
     let mut script = Script::default();
-    script
-        .created(0, &discounted)
-        .updated(DAY, &plan())
-        .updated(2 * DAY, &discounted)
-        .updated(3 * DAY, &plan());
+    script.created(0, &discounted).updated(DAY, &plan()).updated(2 * DAY, &discounted).updated(3 * DAY, &plan());
     script.deleted(4 * DAY, &plan());
     let mut book = Book::new(Rules::of(Profile::Chartmogul));
     book.apply(&script.events);
@@ -581,29 +388,20 @@ fn under_chartmogul_a_free_customer_stays() {
 
 #[test]
 fn an_absurd_amount_is_a_gap_and_never_stops_the_ledger() {
-    let absurd = Price {
-        unit_amount: Some(tributary::money::parse_decimal(&"9".repeat(60)).unwrap()),
-        ..monthly("p", 0)
-    };
+    let absurd =
+        Price { unit_amount: Some(tributary::money::parse_decimal(&"9".repeat(60)).unwrap()), ..monthly("p", 0) };
     let mut script = Script::default();
     script
         .created(0, &subscription("sub_1", "cus_1", &absurd))
         .created(DAY, &{ subscription("sub_2", "cus_1", &monthly("q", 10_000)) });
     let book = Book::of(&script.events);
-    assert_eq!(
-        (book.mrr("usd").as_str(), book.reasons()),
-        ("100.000000", vec!["amount_too_large"])
-    );
+    assert_eq!((book.mrr("usd").as_str(), book.reasons()), ("100.000000", vec!["amount_too_large"]));
 }
 
 #[test]
 fn a_tombstone_is_not_resurrected() {
     let mut script = Script::default();
-    script
-        .created(0, &plan())
-        .deleted(3 * DAY, &plan())
-        .updated(3 * DAY, &plan())
-        .updated(4 * DAY, &plan());
+    script.created(0, &plan()).deleted(3 * DAY, &plan()).updated(3 * DAY, &plan()).updated(4 * DAY, &plan());
     for order in [[0, 1, 2, 3], [3, 2, 1, 0], [0, 2, 3, 1]] {
         let mut book = Book::new(Rules::default());
         for index in order {

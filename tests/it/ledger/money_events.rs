@@ -60,11 +60,7 @@ fn dispute(id: &str, charge: &str) -> Object {
 
 fn told(book: &Book) -> Vec<(String, String, String)> {
     let row = |row: &tributary::ledger::rows::BillingEvent| {
-        (
-            row.kind.to_string(),
-            row.object_id.to_string(),
-            row.amount.unwrap().to_string(),
-        )
+        (row.kind.to_string(), row.object_id.to_string(), row.amount.unwrap().to_string())
     };
     book.billing.iter().map(row).collect()
 }
@@ -98,34 +94,17 @@ fn a_refund_is_told_once_by_whichever_events_tell_it() {
     let mut script = Script::default();
     script.other("charge.succeeded", 0, Object::Charge(charge("ch_1", Some("cus_1"), 0)));
     script.other("refund.created", 1, refund("re_1", "ch_1", 3_000));
-    script.other(
-        "charge.refunded",
-        1,
-        Object::Charge(charge("ch_1", Some("cus_1"), 3_000)),
-    );
+    script.other("charge.refunded", 1, Object::Charge(charge("ch_1", Some("cus_1"), 3_000)));
     script.other("refund.updated", 2, refund("re_1", "ch_1", 3_000));
     script.other("refund.created", 3, refund("re_2", "ch_1", 2_000));
-    script.other(
-        "charge.refunded",
-        3,
-        Object::Charge(charge("ch_1", Some("cus_1"), 5_000)),
-    );
-    for order in [
-        [0, 1, 2, 3, 4, 5],
-        [0, 5, 4, 3, 2, 1],
-        [2, 0, 1, 5, 3, 4],
-        [1, 4, 3, 0, 5, 2],
-    ] {
+    script.other("charge.refunded", 3, Object::Charge(charge("ch_1", Some("cus_1"), 5_000)));
+    for order in [[0, 1, 2, 3, 4, 5], [0, 5, 4, 3, 2, 1], [2, 0, 1, 5, 3, 4], [1, 4, 3, 0, 5, 2]] {
         let mut book = Book::new(Rules::default());
         for index in order {
             book.apply(&script.events[index..=index]);
         }
-        let total: i128 = book
-            .billing
-            .iter()
-            .filter(|row| &*row.kind == "refund")
-            .map(|r| r.amount.unwrap().micros())
-            .sum();
+        let total: i128 =
+            book.billing.iter().filter(|row| &*row.kind == "refund").map(|r| r.amount.unwrap().micros()).sum();
         assert_eq!(total, 50_000_000, "{order:?}");
     }
 }

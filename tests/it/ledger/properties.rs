@@ -71,16 +71,8 @@ fn plan(number: u8) -> Price {
             unit_amount: None,
             tiers_mode: Some(TiersMode::Graduated),
             tiers: Some(vec![
-                Tier {
-                    up_to: Some(whole(2)),
-                    unit_amount: whole(333),
-                    flat_amount: whole(0),
-                },
-                Tier {
-                    up_to: None,
-                    unit_amount: whole(250),
-                    flat_amount: whole(100),
-                },
+                Tier { up_to: Some(whole(2)), unit_amount: whole(333), flat_amount: whole(0) },
+                Tier { up_to: None, unit_amount: whole(250), flat_amount: whole(100) },
             ]),
             ..monthly(&id, 0)
         },
@@ -91,14 +83,8 @@ fn plan(number: u8) -> Price {
 
 fn coupons(number: u8) -> Vec<DiscountRef> {
     match number {
-        1 => vec![full(&discount(
-            "di_half",
-            &percent_off("half", 50, CouponDuration::Forever),
-        ))],
-        2 => vec![full(&discount(
-            "di_some",
-            &amount_off("some", 1_234, CouponDuration::Forever),
-        ))],
+        1 => vec![full(&discount("di_half", &percent_off("half", 50, CouponDuration::Forever)))],
+        2 => vec![full(&discount("di_some", &amount_off("some", 1_234, CouponDuration::Forever)))],
         3 => {
             let mut ends = discount("di_ends", &percent_off("third", 33, CouponDuration::Repeating));
             ends.end = Some(at(100 * DAY));
@@ -114,10 +100,7 @@ fn beginning(number: u8) -> Subscription {
     let customer = format!("cus_{}", number % 2);
     let mut subscription = subscription(&format!("sub_{number}"), &customer, &plan(number));
     if number == 4 {
-        let euro = Price {
-            currency: Some(currency("eur")),
-            ..monthly("plan_euro", 4_900)
-        };
+        let euro = Price { currency: Some(currency("eur")), ..monthly("plan_euro", 4_900) };
         subscription.items = vec![item("si_sub_4", &euro, 1)];
         subscription.currency = Some(currency("eur"));
     }
@@ -130,11 +113,7 @@ fn write(happenings: &[Happening], with_catalogue: bool) -> Vec<Event> {
     let mut states: BTreeMap<u8, Subscription> = BTreeMap::new();
     let mut now = 0;
     for happening in happenings {
-        now += if happening.same_second {
-            0
-        } else {
-            i64::from(happening.days) * DAY + 61
-        };
+        now += if happening.same_second { 0 } else { i64::from(happening.days) * DAY + 61 };
         let number = happening.subscription;
         let Some(state) = states.get(&number) else {
             let mut state = beginning(number);
@@ -154,15 +133,8 @@ fn write(happenings: &[Happening], with_catalogue: bool) -> Vec<Event> {
             }
             What::RemoveItem if next.items.len() > 1 => drop(next.items.pop()),
             What::Status(number) => {
-                next.status = [
-                    "active",
-                    "past_due",
-                    "trialing",
-                    "unpaid",
-                    "paused",
-                    "incomplete",
-                    "active",
-                ][usize::from(*number)]
+                next.status = ["active", "past_due", "trialing", "unpaid", "paused", "incomplete", "active"]
+                    [usize::from(*number)]
                 .into();
             }
             What::Schedule(at_end) => next.cancel_at_period_end = *at_end,
@@ -172,11 +144,7 @@ fn write(happenings: &[Happening], with_catalogue: bool) -> Vec<Event> {
             What::CustomerDiscount(begins) => {
                 let mut discount = discount("di_customer", &percent_off("tenth", 10, CouponDuration::Forever));
                 discount.customer = Some(next.customer.clone());
-                let kind = if *begins {
-                    "customer.discount.created"
-                } else {
-                    "customer.discount.deleted"
-                };
+                let kind = if *begins { "customer.discount.created" } else { "customer.discount.deleted" };
                 script.other(kind, now, Object::Discount(Box::new(discount)));
             }
             What::DeleteCustomer => {
@@ -233,17 +201,9 @@ type Facts = (Vec<String>, Vec<String>);
 fn facts(book: &Book) -> Facts {
     let entries = book.current().into_iter().map(|entry| {
         let (time, item, price) = (entry.event_time, &entry.subscription_item_id, &entry.price_id);
-        let deltas = (
-            entry.list_delta,
-            entry.discount_delta,
-            entry.mrr_delta,
-            entry.quantity_delta.to_string(),
-        );
+        let deltas = (entry.list_delta, entry.discount_delta, entry.mrr_delta, entry.quantity_delta.to_string());
         let events = &entry.event_ids;
-        format!(
-            "{time} {item} {price} {} {} {:?} {deltas:?} {events:?}",
-            entry.currency, entry.change, entry.cause
-        )
+        format!("{time} {item} {price} {} {} {:?} {deltas:?} {events:?}", entry.currency, entry.change, entry.cause)
     });
     let movements = book.movements.values().map(|row| {
         let money = (row.mrr_before, row.mrr_after, row.mrr_delta);
@@ -268,9 +228,7 @@ fn run(rules: &Rules, events: &[Event], cuts: &[u8]) -> Book {
     let mut rest = events;
     let mut cuts = cuts.iter().cycle();
     while !rest.is_empty() {
-        let size = cuts
-            .next()
-            .map_or(rest.len(), |cut| usize::from(*cut).clamp(1, rest.len()));
+        let size = cuts.next().map_or(rest.len(), |cut| usize::from(*cut).clamp(1, rest.len()));
         let (batch, others) = rest.split_at(size);
         book.apply(batch);
         rest = others;
@@ -387,9 +345,7 @@ proptest! {
 fn restored(ledger: &Ledger) -> Ledger {
     let mut restored = Ledger::new(ledger.rules().clone());
     for bucket in ledger.dirty_buckets() {
-        restored
-            .restore_bucket(bucket, &ledger.encode_bucket(bucket).unwrap())
-            .unwrap();
+        restored.restore_bucket(bucket, &ledger.encode_bucket(bucket).unwrap()).unwrap();
     }
     restored.restore_catalogue(&ledger.encode_catalogue().unwrap()).unwrap();
     restored
@@ -400,27 +356,9 @@ fn a_checkpoint_of_other_rules_or_another_kind_is_refused() {
     let ledger = Ledger::new(Rules::default());
     let bytes = ledger.encode_catalogue().unwrap();
     let mut other = Ledger::new(Rules::of(Profile::Profitwell));
-    assert!(
-        other
-            .restore_catalogue(&bytes)
-            .unwrap_err()
-            .to_string()
-            .contains("other revenue rules")
-    );
-    assert!(
-        other
-            .restore_bucket(3, &[])
-            .unwrap_err()
-            .to_string()
-            .contains("bucket 3")
-    );
-    assert!(
-        other
-            .restore_bucket(3, &[9, 9, 9])
-            .unwrap_err()
-            .to_string()
-            .contains("rebuild")
-    );
+    assert!(other.restore_catalogue(&bytes).unwrap_err().to_string().contains("other revenue rules"));
+    assert!(other.restore_bucket(3, &[]).unwrap_err().to_string().contains("bucket 3"));
+    assert!(other.restore_bucket(3, &[9, 9, 9]).unwrap_err().to_string().contains("rebuild"));
 }
 
 #[test]
