@@ -6,7 +6,7 @@ use arrow::{array::AsArray, datatypes::Int64Type};
 use clap::Args;
 use miette::IntoDiagnostic;
 
-use super::{Outcome, Place, pipelines, query, rim};
+use super::{Outcome, Place, output, pipelines, query, rim};
 use crate::{
     config::Config,
     engine,
@@ -38,7 +38,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         let explanation = pipeline.explain();
         out.add_row([pipeline.name(), explanation.class, &explanation.sources.join(", "), &explanation.key.join(", ")]);
     }
-    println!("{out}");
+    output::say(out)?;
     let tables = engine::committed_tables(&arguments.place.data_dir, zone).await.map_err(rim::engine_report)?;
     let names: BTreeSet<String> = tables.into_iter().map(|table| table.name).collect();
     if names.is_empty() {
@@ -68,7 +68,7 @@ pub(super) async fn explain(arguments: ExplainArguments) -> miette::Result<Outco
         (7, ("fingerprint", pipeline.fingerprint().to_owned())),
     ]);
     for (label, text) in rows.values() {
-        println!("{label:<20} {text}");
+        output::say(format_args!("{label:<20} {text}"))?;
     }
     Ok(Outcome::Done)
 }
@@ -76,7 +76,9 @@ pub(super) async fn explain(arguments: ExplainArguments) -> miette::Result<Outco
 /// All pipelines, planned over the engine's relations.
 pub(super) async fn plan(config: &Config) -> miette::Result<Vec<Pipeline>> {
     let relations = engine::relations().map_err(rim::engine_report)?;
-    plan_all(pipelines(config)?, &relations, &config.parameters, &config.settings()).await.map_err(rim::file_report)
+    plan_all(pipelines(config)?, &relations, &config.parameters, &config.settings())
+        .await
+        .map_err(|file| miette::Report::new(*file))
 }
 
 /// Runs the column tests of every pipeline over its table.
@@ -91,7 +93,7 @@ async fn test_columns(place: &Place, planned: &[Pipeline], tables: &BTreeSet<Str
                 let offending: i64 = rows.iter().map(|b| b.column(0).as_primitive::<Int64Type>().value(0)).sum();
                 if offending > 0 {
                     findings += 1;
-                    println!("{}.{column}: {offending} rows fail {test:?}", pipeline.name());
+                    output::say(format_args!("{}.{column}: {offending} rows fail {test:?}", pipeline.name()))?;
                 }
             }
         }

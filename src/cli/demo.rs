@@ -117,8 +117,8 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     show(&catalog, "MRR bridge by month, USD", BRIDGE).await?;
     show(&catalog, "Latest expansions", EXPANSIONS).await?;
     show(&catalog, "Customers most at risk of churn within 30 days", AT_RISK).await?;
-    println!("\n{}", train::described(&manifest));
-    println!("\nDelta tables: {}", place.data_dir.join(TABLE_DIR).display());
+    output::say(format_args!("\n{}", train::described(&manifest)))?;
+    output::say(format_args!("\nDelta tables: {}", place.data_dir.join(TABLE_DIR).display()))?;
 
     if let Some(postgres) = postgres {
         eprintln!("serving; Ctrl-C ends it");
@@ -218,7 +218,7 @@ async fn show(catalog: &Catalog, title: &str, sql: &str) -> miette::Result<()> {
     let rows = catalog.sql(sql).await.map_err(rim::report)?;
     let schema = Arc::clone(rows.schema().inner());
     let batches = rows.collect().await.into_diagnostic()?;
-    println!("\n{title}");
+    output::say(format_args!("\n{title}"))?;
     output::print(&schema, &batches, Output::Table)
 }
 

@@ -1,6 +1,7 @@
 //! Rows on standard output: a table for people, JSON lines or CSV for programs.
 
 use std::{
+    fmt::Display,
     io::{self, Write},
     sync::Arc,
 };
@@ -32,6 +33,11 @@ pub(super) enum Output {
 /// Instants as in PostgreSQL.
 fn format() -> FormatOptions<'static> {
     FormatOptions::default().with_timestamp_tz_format(Some("%Y-%m-%d %H:%M:%S%.f%:z"))
+}
+
+/// Writes a line of text.
+pub(super) fn say(text: impl Display) -> miette::Result<()> {
+    writeln!(io::stdout().lock(), "{text}").into_diagnostic()
 }
 
 /// Writes all rows.

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, io, sync::Arc, time::SystemTime};
 
-use miette::{Diagnostic, IntoDiagnostic, Report};
+use miette::{IntoDiagnostic, Report};
 use tokio::sync::watch;
 
 use crate::{
@@ -65,11 +65,6 @@ pub(super) fn engine_report(error: crate::engine::Error) -> Report {
         crate::engine::Error::Pipeline(file) => Report::new(*file),
         other => report(other),
     }
-}
-
-/// A mistake in a pipeline's file as a report.
-pub(super) fn file_report<E: Diagnostic + Send + Sync + 'static>(error: Box<E>) -> Report {
-    Report::new(*error)
 }
 
 /// Whether the reader of our output went away, which is no failure.

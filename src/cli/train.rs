@@ -12,7 +12,7 @@ use clap::Args;
 use miette::IntoDiagnostic;
 use sha2::{Digest, Sha256};
 
-use super::{Outcome, Place, pipelines, query, rim};
+use super::{Outcome, Place, output, pipelines, query, rim};
 use crate::{
     config::Config,
     engine::{FEATURES, MODEL, feature_names},
@@ -36,7 +36,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
     let catalog = query::catalog(&arguments.place).await?;
     let manifest = train(&config, &arguments.place.data_dir, &catalog).await?;
-    println!("{}", described(&manifest));
+    output::say(described(&manifest))?;
     Ok(Outcome::Done)
 }
 

@@ -71,7 +71,7 @@ impl Engine {
         self.watch.send_replace(self.progress);
         self.offer_alerts().await?;
         self.checkpoints.prune().await?;
-        if self.progress.checkpoints % CHECKPOINTS_A_MAINTENANCE == 0 {
+        if self.progress.checkpoints.is_multiple_of(CHECKPOINTS_A_MAINTENANCE) {
             self.maintain().await?;
         }
         Ok(())

@@ -396,13 +396,13 @@ pub fn difference(before: &RecordBatch, after: &RecordBatch, key: &[usize], name
     let mut seen = std::collections::HashSet::with_capacity(after.num_rows());
     let mut removed = vec![true; before.num_rows()];
     let mut added = vec![true; after.num_rows()];
-    for row in 0..after.num_rows() {
+    for (row, added) in added.iter_mut().enumerate() {
         let key = after_keys.row(row).owned();
         if let Some(old) = known.get(&key)
             && before_rows.row(*old) == after_rows.row(row)
         {
             removed[*old] = false;
-            added[row] = false;
+            *added = false;
         }
         if !seen.insert(key) {
             return Err(Error::Grain(name.to_owned()));

@@ -1,1 +1,11 @@
+//! The promises of the whole product, kept by the real program in real processes on a directory of their own.
 
+mod alerts;
+mod commands;
+mod crash;
+mod intake;
+mod kafka;
+mod scores;
+mod serving;
+mod support;
+mod truth;

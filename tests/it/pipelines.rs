@@ -319,10 +319,9 @@ async fn what_cannot_be_maintained_is_refused_with_a_reason() {
         (
             "joined",
             "customer_id",
-            format!(
-                "SELECT m.account, m.livemode, m.customer_id FROM mrr_movements m JOIN \
+            "SELECT m.account, m.livemode, m.customer_id FROM mrr_movements m JOIN \
           billing_events b ON m.customer_id = b.customer_id"
-            ),
+                .to_owned(),
             "JOIN",
         ),
         (

@@ -1,0 +1,98 @@
+//! Runs that are killed, against a run that is left alone.
+
+use std::{fs, time::Duration};
+
+use super::support::{Running, Site, assert_same_lines, files, within};
+
+/// What must be the same row by row. `revision` counts how often a row changed, which depends on how the log was cut
+/// into epochs; so do the entries of the ledger that took each other back.
+const SAME: [(&str, &str); 8] = [
+    ("events_archive", "SELECT * FROM events_archive ORDER BY partition, \"offset\""),
+    ("rejected_events", "SELECT * FROM rejected_events ORDER BY partition, \"offset\""),
+    ("billing_events", "SELECT * FROM billing_events ORDER BY event_id, kind, object_id"),
+    (
+        "mrr_ledger",
+        "SELECT subscription_item_id, price_id, currency, event_time, sum(mrr_delta) AS mrr_delta FROM mrr_ledger \
+         GROUP BY 1, 2, 3, 4 HAVING sum(mrr_delta) <> 0 ORDER BY 1, 2, 3, 4",
+    ),
+    (
+        "mrr_movements",
+        "SELECT movement_id, occurred_at, customer_id, currency, kind, cause, causes, mrr_before, mrr_after, \
+         mrr_delta, event_ids FROM mrr_movements ORDER BY movement_id",
+    ),
+    (
+        "expansion_events",
+        "SELECT movement_id, occurred_at, customer_id, currency, mrr_before, mrr_after, mrr_delta, pct_change, cause \
+         FROM expansion_events ORDER BY movement_id",
+    ),
+    ("mrr_daily", "SELECT * FROM mrr_daily ORDER BY currency, day"),
+    ("churn_features", "SELECT * FROM churn_features ORDER BY customer_id, as_of"),
+];
+
+/// Events that come at once; small, so that corrections cross the ends of epochs.
+const EVENTS_A_PIECE: usize = 450;
+
+/// A generator of numbers that are the same in every run (Knuth's MMIX constants).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % limit
+    }
+}
+
+/// Feeds the log piece by piece to engines that are killed at moments spread by `seed`; how many were.
+fn run_with_kills(site: &Site, data: &str, pieces: &[String], numbers: &mut Numbers) -> usize {
+    let mut kills = 0;
+    for piece in pieces {
+        site.ingest(data, piece);
+        let before = files(&site.path(data)).len();
+        // From "has hardly begun" to "has committed and waits".
+        let goal = before + numbers.below(30) as usize;
+        let variables = [("TRIBUTARY_ENGINE__CHECKPOINT_SECONDS", "0")];
+        let mut engine = Running::start(site, &format!("--data-dir {data}"), &variables);
+        if numbers.below(4) > 0 {
+            engine.word_after("port=");
+        }
+        let limit = Duration::from_millis(numbers.below(1_200));
+        within(limit, || (files(&site.path(data)).len() > goal).then_some(()));
+        let said = engine.kill();
+        assert!(!said.contains("ERROR") && !said.contains("WARN"), "{said}");
+        kills += 1;
+    }
+    kills
+}
+
+#[test]
+fn a_run_that_was_killed_ends_in_the_same_tables() {
+    let site = Site::new();
+    site.simulate("events.jsonl", "--customers 200 --months 6 --seed 5 --disorder 0.25 --truth truth");
+    let events = site.read("events.jsonl") + "not an event\n";
+    let lines: Vec<&str> = events.lines().collect();
+    let pieces: Vec<String> = lines.chunks(EVENTS_A_PIECE).map(|piece| piece.join("\n")).collect();
+    assert!(pieces.len() >= 12, "{} pieces", pieces.len());
+
+    let kills = run_with_kills(&site, "killed", &pieces, &mut Numbers(11));
+    // The same log, identity and times included, for a run that nobody disturbs.
+    fs::create_dir_all(site.path("calm/log")).unwrap();
+    for file in files(&site.path("killed/log")) {
+        fs::copy(&file, site.path("calm/log").join(file.file_name().unwrap())).unwrap();
+    }
+    let rest = site.run("run --once --data-dir killed").err;
+    let all = site.run("run --once --data-dir calm").err;
+
+    let rejected = site.number("killed", "SELECT count(*) FROM rejected_events");
+    let (entries, reversals) = (
+        site.number("killed", "SELECT count(*) FROM mrr_ledger"),
+        site.number("killed", "SELECT count(reverses_entry_id) FROM mrr_ledger"),
+    );
+    println!("{kills} kills, {entries} entries, {reversals} of them reversals\nafter them: {rest}undisturbed: {all}");
+    assert_eq!(rejected, 1);
+    for (table, sql) in SAME {
+        let (killed, calm) = (site.query("killed", "csv", sql), site.query("calm", "csv", sql));
+        assert!(calm.lines().count() > 1, "{table} is empty");
+        assert_same_lines(table, &killed, &calm);
+    }
+    super::truth::assert_equals_truth(&site, "killed", "truth");
+}
