@@ -33,6 +33,9 @@ pub(super) struct Arguments {
     /// JSON lines, a JSON array, or one event; `-` is standard input
     #[arg(default_value = "-")]
     file: PathBuf,
+    /// List the fields that redaction dropped, by path
+    #[arg(long)]
+    dropped: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -55,14 +58,19 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         progress.set_position(counts.bytes_in);
     }
     progress.finish_and_clear();
-    summarise(&counts);
+    summarise(&counts, arguments.dropped);
     Ok(Outcome::Done)
 }
 
 /// What happened, on standard error.
-fn summarise(counts: &AdmissionCounts) {
+fn summarise(counts: &AdmissionCounts, dropped: bool) {
     let rejected = counts.rejected.total();
     eprintln!("{} events appended; {} fields dropped by redaction", counts.events, counts.dropped.total());
+    if dropped {
+        for (path, times) in counts.dropped.sorted() {
+            eprintln!("  {times} × {path}");
+        }
+    }
     if rejected > 0 {
         eprintln!("{rejected} could not be read as events and are listed in rejected_events:");
         for (reason, times) in counts.rejected.sorted() {

@@ -14,6 +14,9 @@ use crate::{
     stream::calendar,
 };
 
+/// How many names of things not known are shown.
+const UNKNOWN_SHOWN: usize = 10;
+
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Read the log to its end, commit and exit
@@ -29,8 +32,11 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let mut engine = open_engine(&config, &arguments.place, Arc::clone(&log)).await?;
     if arguments.once {
         let progress = engine.drain().await.map_err(rim::engine_report)?;
-        engine.close().await;
         eprintln!("{}", said(&progress));
+        for (name, times) in engine.unknown().into_iter().take(UNKNOWN_SHOWN) {
+            eprintln!("  not known: {times} × {name}");
+        }
+        engine.close().await;
         return Ok(Outcome::Done);
     }
     let stop = rim::stop_signal()?;

@@ -239,6 +239,12 @@ impl Engine {
         with_is_final(self.store.user_tables(), self.options.zone, &self.watermark_now)
     }
 
+    /// What the readers of Stripe's objects did not know since the start, and how often, most frequent first.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<(&str, u64)> {
+        self.unknown.sorted()
+    }
+
     /// Reads the log to its present end, and makes everything durable.
     ///
     /// # Errors

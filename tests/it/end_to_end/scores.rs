@@ -1,1 +1,64 @@
-//! x
+//! The churn model against the hazards that the simulator drew from.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::support::Site;
+
+/// True probability of churn in the last month by customer.
+fn hazards(csv: &str) -> BTreeMap<&str, f64> {
+    let rows: Vec<Vec<&str>> = csv.lines().skip(1).map(|line| line.split(',').collect()).collect();
+    let last = rows.iter().map(|row| row[1]).max().unwrap();
+    let in_last = rows.iter().filter(|row| row[1] == last);
+    in_last.map(|row| (row[0], row[2].parse::<f64>().unwrap() + row[3].parse::<f64>().unwrap())).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// How many times the true hazard of the fifth that the model fears for most is that of the half it fears for least.
+fn true_lift(seed: u64) -> f64 {
+    let site = Site::new();
+    site.simulate("events.jsonl", &format!("--customers 600 --months 14 --seed {seed} --truth truth"));
+    site.run("ingest events.jsonl --data-dir data");
+    site.run("run --once --data-dir data");
+    assert_eq!(site.number("data", "SELECT count(*) FROM customer_scores"), 0, "there is no model yet");
+    let trained = site.run("train --data-dir data").out;
+    assert!(trained.contains("AUC"), "{trained}");
+    // No event has come since; the model is new.
+    site.run("run --once --data-dir data");
+
+    let scores = site.rows("data", "SELECT * FROM customer_scores ORDER BY probability DESC, customer_id");
+    let scored: BTreeSet<&str> = scores.iter().map(|row| row["customer_id"].as_str().unwrap()).collect();
+    assert_eq!(scored.len(), scores.len(), "one row for each customer");
+    let paying = "SELECT customer_id FROM (SELECT customer_id, last_value(mrr_after ORDER BY occurred_at) AS mrr \
+                  FROM mrr_movements GROUP BY customer_id, currency) AS latest WHERE mrr > 0 GROUP BY customer_id";
+    let paying = site.rows("data", paying);
+    let paying: BTreeSet<&str> = paying.iter().map(|row| row["customer_id"].as_str().unwrap()).collect();
+    assert!(paying.len() > 300, "{} paying customers", paying.len());
+    assert_eq!(scored, paying, "those who pay are scored, and nobody else");
+    for row in &scores {
+        let probability = row["probability"].as_f64().unwrap();
+        assert!(probability > 0.0 && probability < 1.0, "{row}");
+        assert!(["low", "medium", "high", "critical"].contains(&row["band"].as_str().unwrap()), "{row}");
+        let reasons = row["reasons"].as_array().unwrap();
+        assert!((1..=3).contains(&reasons.len()), "{row}");
+        assert!(reasons.iter().all(|reason| reason.as_str().unwrap().starts_with(['+', '-'])), "{row}");
+    }
+
+    let truth = site.read("truth/hazard_monthly.csv");
+    let truth = hazards(&truth);
+    let ranked: Vec<f64> =
+        scores.iter().filter_map(|row| truth.get(row["customer_id"].as_str().unwrap()).copied()).collect();
+    assert!(ranked.len() * 10 >= scores.len() * 8, "{} of {} have a true hazard", ranked.len(), scores.len());
+    mean(&ranked[..ranked.len() / 5]) / mean(&ranked[ranked.len() / 2..])
+}
+
+#[test]
+fn a_model_trained_on_the_simulation_ranks_true_hazards() {
+    for seed in [21, 22, 23, 24, 25, 26, 27, 28] {
+        let lift = true_lift(seed);
+        println!("seed {seed}: the top fifth's true hazard is {lift:.2} times the bottom half's");
+        assert!(lift >= 1.3, "seed {seed}: {lift:.2}");
+    }
+}
