@@ -11,6 +11,7 @@ pub mod graph;
 mod groups;
 mod leaf;
 pub mod pipeline;
+mod planning;
 
 pub use class::Relation;
 

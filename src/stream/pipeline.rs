@@ -11,26 +11,27 @@ use std::{
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch},
     compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::SchemaRef,
     row::{OwnedRow, RowConverter, SortField},
 };
 use datafusion::{
-    common::{DataFusionError, ParamValues, ScalarValue},
+    common::{DataFusionError, ScalarValue},
     execution::{TaskContext, context::SessionContext},
     logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
-    prelude::SessionConfig,
 };
-use sha2::{Digest, Sha256};
 
 use super::{
-    Error, calendar,
-    class::{Class, Grouping, Refusal, Relation, classify},
-    file::{FileError, Mode, PipelineFile},
+    Error,
+    class::{Class, Grouping, Relation, classify},
+    file::{FileError, PipelineFile},
     groups::Groups,
     leaf::{Cell, CellTable},
+    planning::{
+        check_scope_and_mode, context, fingerprint, key_columns, logical_plan, output_schema, query_error, refused,
+        scans,
+    },
 };
-use crate::tables;
 
 /// The most groups a GROUP BY may have when its suffix needs all of them: re-running the suffix over 20,000 groups
 /// takes about ten milliseconds, which an epoch can bear.
@@ -110,17 +111,6 @@ pub struct Explanation {
     pub recomputes: String,
     /// Groups kept now.
     pub groups: usize,
-}
-
-/// A context in which pipelines are planned and run: one partition, no plan that remembers rows.
-fn context() -> SessionContext {
-    let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
-    let options = config.options_mut();
-    options.optimizer.enable_dynamic_filter_pushdown = false;
-    options.sql_parser.collect_spans = true;
-    let context = SessionContext::new_with_config(config);
-    context.register_udf(calendar::local_date());
-    context
 }
 
 impl Pipeline {
@@ -412,182 +402,4 @@ pub fn difference(before: &RecordBatch, after: &RecordBatch, key: &[usize], name
         removed: filter_record_batch(before, &BooleanArray::from(removed))?,
         added: filter_record_batch(after, &BooleanArray::from(added))?,
     })
-}
-
-async fn logical_plan(
-    context: &SessionContext,
-    file: &PipelineFile,
-    parameters: Vec<(String, ScalarValue)>,
-) -> Result<LogicalPlan, DataFusionError> {
-    let state = context.state();
-    let plan = state.create_logical_plan(&file.text).await?;
-    if !matches!(
-        plan,
-        LogicalPlan::Projection(_)
-            | LogicalPlan::Filter(_)
-            | LogicalPlan::Window(_)
-            | LogicalPlan::Aggregate(_)
-            | LogicalPlan::Sort(_)
-            | LogicalPlan::Join(_)
-            | LogicalPlan::Union(_)
-            | LogicalPlan::TableScan(_)
-            | LogicalPlan::SubqueryAlias(_)
-            | LogicalPlan::Limit(_)
-            | LogicalPlan::Distinct(_)
-            | LogicalPlan::Unnest(_)
-    ) {
-        return Err(DataFusionError::Plan("a pipeline is one SELECT".to_owned()));
-    }
-    let plan = plan.with_param_values(ParamValues::Map(
-        parameters.into_iter().map(|(name, value)| (name, value.into())).collect(),
-    ))?;
-    state.analyzer().execute_and_check(plan, &state.config_options().as_ref().clone(), |_, _| {})
-}
-
-/// The columns of the output table: the contract's where there is one, else what the query yields, in the types
-/// that tables have.
-fn output_schema(file: &PipelineFile, plan: &LogicalPlan) -> Result<SchemaRef, Box<FileError>> {
-    let metadata = &file.metadata;
-    let names: Vec<&str> = plan.schema().fields().iter().map(|f| f.name().as_str()).collect();
-    for name in &names[..] {
-        let described = metadata.columns.contains_key(*name) || ["account", "livemode"].contains(name);
-        if !described {
-            let message = format!("the column `{name}` is not described");
-            return Err(file.error(message, name, "this column", Some("add it under columns: in the metadata")));
-        }
-    }
-    if let Some(missing) = metadata.columns.keys().find(|name| !names.contains(&name.as_str())) {
-        let message = format!("the metadata describes `{missing}`, which the query does not give");
-        return Err(file.error(message, &format!("{missing}:"), "described here", None));
-    }
-    if let Ok(table) = tables::get(&metadata.name) {
-        let expected: Vec<&str> = table.schema.fields().iter().map(|f| f.name().as_str()).collect();
-        if expected != names {
-            let message = format!("the columns of `{}` are a contract: {}", table.name, expected.join(", "));
-            let hint = "give exactly these columns in this order (schemas/tables.yml), or use another name";
-            return Err(file.error(message, "SELECT", "this query", Some(hint)));
-        }
-        return Ok(Arc::clone(&table.schema));
-    }
-    let fields = plan
-        .schema()
-        .fields()
-        .iter()
-        .map(|field| {
-            let data_type = table_type(field.data_type()).ok_or_else(|| {
-                let message =
-                    format!("`{}` has the type {}, which tables do not have", field.name(), field.data_type());
-                file.error(message, field.name(), "this column", Some("cast it to a type of schemas/tables.yml"))
-            })?;
-            let nullable = !metadata.grain.contains(field.name());
-            let comment = metadata.columns.get(field.name()).map(|c| c.description.clone()).unwrap_or_default();
-            Ok(Field::new(field.name(), data_type, nullable).with_metadata([("comment".to_owned(), comment)].into()))
-        })
-        .collect::<Result<Vec<_>, Box<FileError>>>()?;
-    Ok(Arc::new(Schema::new(fields)))
-}
-
-fn table_type(data_type: &DataType) -> Option<DataType> {
-    Some(match data_type {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
-        DataType::Boolean => DataType::Boolean,
-        integer if integer.is_integer() => DataType::Int64,
-        float if float.is_floating() => DataType::Float64,
-        DataType::Decimal128(precision, scale) => DataType::Decimal128(*precision, *scale),
-        DataType::Date32 => DataType::Date32,
-        DataType::Timestamp(..) => tables::timestamptz(),
-        DataType::List(item) if matches!(item.data_type(), DataType::Utf8 | DataType::Utf8View) => tables::text_list(),
-        _ => return None,
-    })
-}
-
-fn key_columns(file: &PipelineFile, schema: &SchemaRef) -> Result<Vec<usize>, Box<FileError>> {
-    file.metadata
-        .grain
-        .iter()
-        .map(|name| {
-            schema.index_of(name).map_err(|_| {
-                let message = format!("the grain names `{name}`, which the query does not give");
-                file.error(message, "grain:", "this grain", None)
-            })
-        })
-        .collect()
-}
-
-fn check_scope_and_mode(
-    file: &PipelineFile,
-    class: &Class,
-    relations: &BTreeMap<String, Relation>,
-    sources: &BTreeSet<String>,
-) -> Result<(), Box<FileError>> {
-    if let Class::Aggregate(grouping) = class
-        && let Some(missing) =
-            ["account", "livemode"].into_iter().find(|scope| !grouping.key_names.iter().any(|k| k == scope))
-    {
-        let message = format!("the GROUP BY mixes rows of different `{missing}`");
-        return Err(file.error(
-            message,
-            "GROUP BY",
-            "this one",
-            Some("accounts and modes are never mixed: GROUP BY account, livemode, …"),
-        ));
-    }
-    let append_only = matches!(class, Class::Stateless(_))
-        && sources.iter().all(|name| relations.get(name).is_some_and(|relation| relation.appended));
-    if file.metadata.mode == Mode::Append && !append_only {
-        let hint = "write mode: upsert; append is for filters and projections of append-only tables";
-        return Err(file.error(
-            "its rows can change after they were written".to_owned(),
-            "mode:",
-            "so this mode is refused",
-            Some(hint),
-        ));
-    }
-    Ok(())
-}
-
-fn scans(plan: &LogicalPlan, names: &mut BTreeSet<String>) {
-    if let LogicalPlan::TableScan(scan) = plan {
-        names.insert(scan.table_name.table().to_owned());
-    }
-    for input in plan.inputs() {
-        scans(input, names);
-    }
-}
-
-fn refused(file: &PipelineFile, refusal: &Refusal) -> Box<FileError> {
-    let message = format!("`{}` cannot be maintained: {}", file.metadata.name, refusal.reason);
-    let hint = (!refusal.hint.is_empty()).then_some(refusal.hint.as_str());
-    file.error(message, &refusal.needle, "because of this", hint)
-}
-
-fn query_error(file: &PipelineFile, error: &DataFusionError) -> Box<FileError> {
-    let message = error.strip_backtrace();
-    if let Some(start) = error.diagnostic().and_then(|d| d.span).map(|span| span.start) {
-        return file.error_at(message, start.line, start.column);
-    }
-    // The parser says where in words only.
-    let number_after = |word: &str| -> Option<u64> {
-        let rest = &message[message.find(word)? + word.len()..];
-        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-    };
-    match (number_after("Line: "), number_after("Column: ")) {
-        (Some(line), Some(column)) => file.error_at(message.clone(), line, column),
-        _ => file.error(message, "SELECT", "in this query", None),
-    }
-}
-
-fn fingerprint(file: &PipelineFile, parameters: &[(String, ScalarValue)]) -> String {
-    let mut hash = Sha256::new();
-    for part in [
-        file.text.as_str(),
-        &format!("{parameters:?}"),
-        env!("CARGO_PKG_VERSION"),
-        datafusion::DATAFUSION_VERSION,
-        chrono_tz::IANA_TZDB_VERSION,
-    ] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex::encode(&hash.finalize()[..16])
 }

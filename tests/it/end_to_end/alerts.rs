@@ -1,1 +1,146 @@
-//! x
+//! Alerts as another company's program receives them: signed, once, and of what is new alone.
+
+use std::{
+    collections::BTreeSet,
+    io::{BufRead, BufReader},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    intake::python,
+    support::{Running, SOON, Site},
+};
+
+const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// A receiver written with the official library of Standard Webhooks; it ends with the test.
+struct Receiver {
+    process: Child,
+    messages: mpsc::Receiver<Value>,
+    port: String,
+}
+
+impl Receiver {
+    fn start(python: &str) -> Self {
+        let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/receiver.py");
+        let mut process =
+            Command::new(python).args([program, SECRET]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let port = lines.next().unwrap().unwrap();
+        let (sender, messages) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let _ = sender.send(serde_json::from_str(&line).unwrap());
+            }
+        });
+        Self { process, messages, port }
+    }
+
+    /// The next message, which must be about this customer and rightly signed; its id.
+    fn expansion_of(&self, customer: &str, delta: &str) -> String {
+        let message = self.messages.recv_timeout(SOON).unwrap_or_else(|_| panic!("no alert of {customer}"));
+        assert_eq!((&message["verified"], &message["status"]), (&json!(true), &json!(200)), "{message}");
+        assert_eq!(message["message"]["type"], "mrr.expansion", "{message}");
+        let expansion = &message["message"]["data"]["expansion"];
+        assert_eq!((&expansion["customer_id"], &expansion["mrr_delta"]), (&json!(customer), &json!(delta)));
+        message["id"].as_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A customer who subscribes to something for 10.00 a month at `time`, and takes `quantity` of it a minute later.
+fn grows(name: &str, time: u64, quantity: u32) -> String {
+    let event = |number: u32, time: u64, quantity: u32, kind: &str, previous: Value| {
+        let price = json!({
+            "id": "price_10", "object": "price", "active": true, "billing_scheme": "per_unit", "currency": "usd",
+            "livemode": true, "product": "prod_1", "type": "recurring", "unit_amount": 1000,
+            "unit_amount_decimal": "1000", "created": 1_700_000_000, "tiers_mode": null, "transform_quantity": null,
+            "recurring": { "interval": "month", "interval_count": 1, "usage_type": "licensed" },
+        });
+        let item = json!({
+            "id": format!("si_{name}"), "object": "subscription_item", "quantity": quantity, "price": price,
+            "subscription": format!("sub_{name}"), "created": time, "discounts": [],
+            "current_period_start": time, "current_period_end": time + 2_592_000,
+        });
+        let subscription = json!({
+            "id": format!("sub_{name}"), "object": "subscription", "customer": format!("cus_{name}"),
+            "currency": "usd", "status": "active", "livemode": true, "created": time, "start_date": time,
+            "cancel_at_period_end": false, "discounts": [],
+            "items": { "object": "list", "data": [item], "has_more": false, "total_count": 1 },
+        });
+        let mut data = json!({ "object": subscription });
+        if !previous.is_null() {
+            data["previous_attributes"] = previous;
+        }
+        let event = json!({
+            "id": format!("evt_{name}_{number}"), "object": "event", "api_version": "2025-03-31.basil",
+            "created": time, "livemode": true, "type": format!("customer.subscription.{kind}"), "data": data,
+        });
+        event.to_string() + "\n"
+    };
+    let before = json!({ "quantity": 1, "items": { "data": [{ "id": format!("si_{name}"), "quantity": 1 }] } });
+    event(1, time, 1, "created", Value::Null) + &event(2, time + 60, quantity, "updated", before)
+}
+
+#[test]
+fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
+    let Some(python) = python() else { return };
+    let receiver = Receiver::start(&python);
+    let site = Site::new();
+    let config = format!(
+        "[webhooks.cs]\nurl = \"http://127.0.0.1:{}/hook\"\nsecret_env = \"CS_SECRET\"\nallow_private = true\n\n\
+         [alerts.big]\nmin_amount = \"25\"\nwebhooks = [\"cs\"]\n",
+        receiver.port
+    );
+    site.write("tributary.toml", &config);
+    let start = || Running::start(&site, "--data-dir data", &[("CS_SECRET", SECRET)]);
+    let a_while_ago = now() - 600;
+    let mut ids = BTreeSet::new();
+
+    let engine = start();
+    // 10 → 30 is too little to tell.
+    site.ingest("data", &grows("small", a_while_ago, 3));
+    site.ingest("data", &grows("big", a_while_ago, 5));
+    ids.insert(receiver.expansion_of("cus_big", "40.000000"));
+    engine.stop();
+
+    // What follows the next alert would have come before it, had it been told again.
+    let engine = start();
+    site.ingest("data", &grows("later", a_while_ago, 4));
+    ids.insert(receiver.expansion_of("cus_later", "30.000000"));
+    engine.kill();
+
+    // Old events, with big expansions among them, and one of long ago by hand.
+    site.simulate("old.jsonl", "--customers 150 --months 6 --seed 8");
+    let engine = start();
+    site.ingest("data", &site.read("old.jsonl"));
+    site.ingest("data", &grows("long_ago", now() - 100 * 86_400, 9));
+    // The same events once more are no news either.
+    site.ingest("data", &grows("big", a_while_ago, 5));
+    site.ingest("data", &grows("last", a_while_ago, 6));
+    ids.insert(receiver.expansion_of("cus_last", "50.000000"));
+    let said = engine.stop();
+
+    assert_eq!(ids.len(), 3, "every alert has an id of its own");
+    assert!(receiver.messages.try_recv().is_err(), "nothing else was sent");
+    assert!(!said.contains(SECRET));
+    let sql = "SELECT count(*) FROM expansion_events WHERE mrr_delta >= 25";
+    let expansions = site.number("data", sql);
+    assert!(expansions > 10, "only {expansions} expansions were there to be told");
+    let small = site.rows("data", "SELECT mrr_delta FROM expansion_events WHERE customer_id = 'cus_small'");
+    assert_eq!(small[0]["mrr_delta"], "20.000000");
+}

@@ -30,10 +30,10 @@ const SAME: [(&str, &str); 8] = [
 ];
 
 /// Events that come at once; small, so that corrections cross the ends of epochs.
-const EVENTS_A_PIECE: usize = 450;
+const EVENTS_A_PIECE: usize = 600;
 
-/// Lines by which an event is held back at most: about two weeks of this account, half of what the ledger keeps open.
-const HELD_BACK: u64 = 500;
+/// Lines by which an event is held back at most: about three weeks of this account; the ledger keeps 30 days open.
+const HELD_BACK: u64 = 800;
 
 /// How long an engine lives that has nothing more to write.
 const LONGEST_LIFE: Duration = Duration::from_millis(1_500);
@@ -48,11 +48,11 @@ impl Numbers {
     }
 }
 
-/// Holds every fourth event back.
+/// Holds every second event back.
 fn held_back<'a>(lines: impl Iterator<Item = &'a str>, numbers: &mut Numbers) -> Vec<&'a str> {
     let mut places: Vec<(u64, &str)> = (0..)
         .zip(lines)
-        .map(|(at, line)| (if numbers.below(4) == 0 { at + numbers.below(HELD_BACK) } else { at }, line))
+        .map(|(at, line)| (if numbers.below(2) == 0 { at + numbers.below(HELD_BACK) } else { at }, line))
         .collect();
     places.sort_by_key(|(place, _)| *place);
     places.into_iter().map(|(_, line)| line).collect()
