@@ -14,6 +14,7 @@ mod alerts_support;
 mod checkpoint;
 mod delta;
 mod delta_model;
+mod documents;
 mod end_to_end;
 mod gateway;
 mod ledger;

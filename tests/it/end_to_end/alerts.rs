@@ -62,8 +62,9 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// A customer who subscribes to something for 10.00 a month at `time`, and takes `quantity` of it a minute later.
+/// A customer who subscribes to something for 10.00 a month ten minutes before `time`, and takes `quantity` of it then.
 fn grows(name: &str, time: u64, quantity: u32) -> String {
+    let began = time - 600;
     let event = |number: u32, time: u64, quantity: u32, kind: &str, previous: Value| {
         let price = json!({
             "id": "price_10", "object": "price", "active": true, "billing_scheme": "per_unit", "currency": "usd",
@@ -73,12 +74,12 @@ fn grows(name: &str, time: u64, quantity: u32) -> String {
         });
         let item = json!({
             "id": format!("si_{name}"), "object": "subscription_item", "quantity": quantity, "price": price,
-            "subscription": format!("sub_{name}"), "created": time, "discounts": [],
-            "current_period_start": time, "current_period_end": time + 2_592_000,
+            "subscription": format!("sub_{name}"), "created": began, "discounts": [],
+            "current_period_start": began, "current_period_end": began + 2_592_000,
         });
         let subscription = json!({
             "id": format!("sub_{name}"), "object": "subscription", "customer": format!("cus_{name}"),
-            "currency": "usd", "status": "active", "livemode": true, "created": time, "start_date": time,
+            "currency": "usd", "status": "active", "livemode": true, "created": began, "start_date": began,
             "cancel_at_period_end": false, "discounts": [],
             "items": { "object": "list", "data": [item], "has_more": false, "total_count": 1 },
         });
@@ -93,7 +94,7 @@ fn grows(name: &str, time: u64, quantity: u32) -> String {
         event.to_string() + "\n"
     };
     let before = json!({ "quantity": 1, "items": { "data": [{ "id": format!("si_{name}"), "quantity": 1 }] } });
-    event(1, time, 1, "created", Value::Null) + &event(2, time + 60, quantity, "updated", before)
+    event(1, began, 1, "created", Value::Null) + &event(2, time, quantity, "updated", before)
 }
 
 #[test]
@@ -107,20 +108,26 @@ fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
         receiver.port
     );
     site.write("tributary.toml", &config);
-    let start = || Running::start(&site, "--data-dir data", &[("CS_SECRET", SECRET)]);
-    let a_while_ago = now() - 600;
+    let start = || {
+        let mut engine = Running::start(&site, "--data-dir data", &[("CS_SECRET", SECRET)]);
+        engine.word_after("port=");
+        engine
+    };
     let mut ids = BTreeSet::new();
 
     let engine = start();
+    // From before there was such a rule.
+    site.ingest("data", &grows("before", now() - 3_600, 9));
     // 10 → 30 is too little to tell.
-    site.ingest("data", &grows("small", a_while_ago, 3));
-    site.ingest("data", &grows("big", a_while_ago, 5));
+    site.ingest("data", &grows("small", now(), 3));
+    let big = grows("big", now(), 5);
+    site.ingest("data", &big);
     ids.insert(receiver.expansion_of("cus_big", "40.000000"));
     engine.stop();
 
     // What follows the next alert would have come before it, had it been told again.
     let engine = start();
-    site.ingest("data", &grows("later", a_while_ago, 4));
+    site.ingest("data", &grows("later", now(), 4));
     ids.insert(receiver.expansion_of("cus_later", "30.000000"));
     engine.kill();
 
@@ -130,8 +137,8 @@ fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
     site.ingest("data", &site.read("old.jsonl"));
     site.ingest("data", &grows("long_ago", now() - 100 * 86_400, 9));
     // The same events once more are no news either.
-    site.ingest("data", &grows("big", a_while_ago, 5));
-    site.ingest("data", &grows("last", a_while_ago, 6));
+    site.ingest("data", &big);
+    site.ingest("data", &grows("last", now(), 6));
     ids.insert(receiver.expansion_of("cus_last", "50.000000"));
     let said = engine.stop();
 

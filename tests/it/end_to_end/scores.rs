@@ -19,7 +19,7 @@ fn mean(values: &[f64]) -> f64 {
 /// How many times the true hazard of the fifth that the model fears for most is that of the half it fears for least.
 fn true_lift(seed: u64) -> f64 {
     let site = Site::new();
-    site.simulate("events.jsonl", &format!("--customers 600 --months 14 --seed {seed} --truth truth"));
+    site.simulate("events.jsonl", &format!("--customers 1500 --months 14 --seed {seed} --truth truth"));
     site.run("ingest events.jsonl --data-dir data");
     site.run("run --once --data-dir data");
     assert_eq!(site.number("data", "SELECT count(*) FROM customer_scores"), 0, "there is no model yet");
