@@ -274,6 +274,12 @@ impl Config {
         self.merchant.zone.parse().map_err(|_| value("merchant.zone", problem()))
     }
 
+    /// How long the watermark waits for late events.
+    #[must_use]
+    pub fn allowed_lateness(&self) -> Duration {
+        Duration::from_secs(self.engine.allowed_lateness_seconds)
+    }
+
     /// The merchant's account.
     #[must_use]
     pub fn account(&self) -> AccountId {

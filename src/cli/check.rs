@@ -29,7 +29,7 @@ pub(super) struct ExplainArguments {
 
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
-    let zone = config.zone().map_err(rim::report)?;
+    config.zone().map_err(rim::report)?;
     config.rules().map_err(rim::report)?;
     let planned = plan(&config).await?;
     let mut out = comfy_table::Table::new();
@@ -39,7 +39,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         out.add_row([pipeline.name(), explanation.class, &explanation.sources.join(", "), &explanation.key.join(", ")]);
     }
     output::say(out)?;
-    let tables = engine::committed_tables(&arguments.place.data_dir, zone).await.map_err(rim::engine_report)?;
+    let tables = query::tables(&arguments.place, &config).await?;
     let names: BTreeSet<String> = tables.into_iter().map(|table| table.name).collect();
     if names.is_empty() {
         return Ok(Outcome::Done);

@@ -112,12 +112,19 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     bar.finish_and_clear();
     eprintln!("{appended} events streamed through the log and the engine");
 
-    let manifest = train::train(&config, &place.data_dir, &catalog).await?;
-    scored(&catalog, &manifest.version).await?;
+    let trained = train::train(&config, &place.data_dir, &catalog).await;
+    if let Ok(manifest) = &trained {
+        scored(&catalog, &manifest.version).await?;
+    }
     show(&catalog, "MRR bridge by month, USD", BRIDGE).await?;
     show(&catalog, "Latest expansions", EXPANSIONS).await?;
-    show(&catalog, "Customers most at risk of churn within 30 days", AT_RISK).await?;
-    output::say(format_args!("\n{}", train::described(&manifest)))?;
+    match trained {
+        Ok(manifest) => {
+            show(&catalog, "Customers most at risk of churn within 30 days", AT_RISK).await?;
+            output::say(format_args!("\n{}", train::described(&manifest)))?;
+        }
+        Err(report) => eprintln!("\nNo scores: {report}"),
+    }
     output::say(format_args!("\nDelta tables: {}", place.data_dir.join(TABLE_DIR).display()))?;
 
     if let Some(postgres) = postgres {

@@ -10,7 +10,12 @@ use super::{
     output::{self, Output},
     rim,
 };
-use crate::{engine, serve::Catalog, stream::calendar};
+use crate::{
+    config::Config,
+    engine,
+    serve::{Catalog, UserTable},
+    stream::calendar,
+};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -32,10 +37,15 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The tables of a data directory as of its last checkpoint.
+/// The tables of a data directory as of its last checkpoint; none before the first.
+pub(super) async fn tables(place: &Place, config: &Config) -> miette::Result<Vec<UserTable>> {
+    let zone = config.zone().map_err(rim::report)?;
+    engine::committed_tables(&place.data_dir, zone, config.allowed_lateness()).await.map_err(rim::engine_report)
+}
+
+/// The same, to be queried.
 pub(super) async fn catalog(place: &Place) -> miette::Result<Catalog> {
-    let zone = place.config()?.zone().map_err(rim::report)?;
-    let tables = engine::committed_tables(&place.data_dir, zone).await.map_err(rim::engine_report)?;
+    let tables = tables(place, &place.config()?).await?;
     if tables.is_empty() {
         miette::bail!(
             help = "run `tributary run --once` on it first",

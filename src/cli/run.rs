@@ -71,7 +71,7 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
         parameters: config.parameters.clone(),
         settings: config.settings(),
         zone: config.zone().map_err(rim::report)?,
-        allowed_lateness: Duration::from_secs(config.engine.allowed_lateness_seconds),
+        allowed_lateness: config.allowed_lateness(),
         checkpoint_interval: Duration::from_secs(config.engine.checkpoint_seconds),
     };
     let (rules, webhooks) = config.alerts().map_err(rim::report)?;

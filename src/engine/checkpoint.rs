@@ -13,7 +13,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{CHECKPOINTS_A_MAINTENANCE, Engine, Error, store::Store, watermark::Watermark};
+use super::{CHECKPOINTS_A_MAINTENANCE, Engine, Error, micros, store::Store, watermark::Watermark};
 use crate::{
     ledger::{BUCKETS, Ledger, Rules},
     sink::{apply, commits},
@@ -50,14 +50,13 @@ impl Engine {
             return Ok(());
         }
         self.save_state().await?;
-        let lateness = i64::try_from(self.options.allowed_lateness.as_micros()).unwrap_or(i64::MAX);
         let manifest = Manifest {
             number,
             generation: 0,
             nonce: String::new(),
             log_identity: self.log_identity.clone(),
             offsets: self.offsets.clone(),
-            watermark: self.watermark.at(&self.offsets, &self.ends, lateness),
+            watermark: self.watermark.at(&self.offsets, &self.ends, micros(self.options.allowed_lateness)),
             committed_at: (self.clock)(),
             fingerprints: self.fingerprints(),
             state: self.saved_state.clone(),

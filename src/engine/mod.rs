@@ -31,7 +31,7 @@ use tokio::{sync::watch, time::Instant};
 use self::{
     alerts::{EXPANSIONS, PendingAlerts},
     decode::{Decoded, decode},
-    readers::with_is_final,
+    readers::{Finality, with_is_final},
     scoring::{SCORES, Scorer},
     store::Store,
     watermark::Watermark,
@@ -236,7 +236,12 @@ impl Engine {
     /// # Errors
     /// When a view cannot be planned: a bug.
     pub fn user_tables(&self) -> Result<Vec<UserTable>, Error> {
-        with_is_final(self.store.user_tables(), self.options.zone, &self.watermark_now)
+        let finality = Finality {
+            zone: self.options.zone,
+            lateness_micros: micros(self.options.allowed_lateness),
+            watermark: Arc::clone(&self.watermark_now),
+        };
+        with_is_final(self.store.user_tables(), &finality)
     }
 
     /// What the readers of Stripe's objects did not know since the start, and how often, most frequent first.
@@ -300,7 +305,7 @@ impl Engine {
 
     /// Scores every customer again when the registry has another model than before.
     fn score_with_new_model(&mut self) -> Result<(), Error> {
-        if self.scorer.refresh_model()? {
+        if self.scorer.refresh_model() {
             let delta = self.scorer.rescore()?;
             self.change(SCORES, &delta)?;
         }
@@ -494,11 +499,15 @@ impl Engine {
     }
 
     fn note_watermark(&self) {
-        let lateness = i64::try_from(self.options.allowed_lateness.as_micros()).unwrap_or(i64::MAX);
-        if let Some(watermark) = self.watermark.at(&self.offsets, &self.ends, lateness) {
+        if let Some(watermark) = self.watermark.at(&self.offsets, &self.ends, micros(self.options.allowed_lateness)) {
             self.watermark_now.fetch_max(watermark.micros(), Ordering::Relaxed);
         }
     }
+}
+
+/// A duration as tables count time.
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// A query's rows as one batch.

@@ -1,26 +1,28 @@
 //! The tables as readers see them, with what is computed on reading; also without a running engine.
 
 use std::{
+    hash::{Hash, Hasher},
     path::Path,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use arrow::{
     array::{AsArray, BooleanArray},
-    datatypes::{DataType, Date32Type},
+    datatypes::{DataType, Date32Type, TimestampMicrosecondType},
 };
 use chrono_tz::Tz;
 use datafusion::{
     catalog::TableProvider,
-    common::{Result as PlanResult, exec_err},
+    common::{Column, Result as PlanResult, exec_err},
     datasource::{ViewTable, provider_as_source},
     logical_expr::{
-        ColumnarValue, Expr, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+        ColumnarValue, Expr, JoinType, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
+        Volatility,
     },
-    prelude::col,
 };
 
 use super::{Error, store::user_table};
@@ -34,17 +36,43 @@ use crate::{
 /// The column that says whether the watermark has passed the end of a row's day.
 const IS_FINAL: &str = "is_final";
 
+/// The table with the last event of every account and mode.
+const CLOCK: &str = "log_clock";
+
+/// When days end, and up to when the log is complete.
+#[derive(Clone, Debug)]
+pub(super) struct Finality {
+    /// The merchant's zone.
+    pub(super) zone: Tz,
+    /// How long late events are waited for, in microseconds.
+    pub(super) lateness_micros: i64,
+    /// The watermark, shared with the engine that moves it.
+    pub(super) watermark: Arc<AtomicI64>,
+}
+
+impl PartialEq for Finality {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.watermark, &other.watermark)
+    }
+}
+
+impl Eq for Finality {}
+
+impl Hash for Finality {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        std::ptr::hash(Arc::as_ptr(&self.watermark), state);
+    }
+}
+
 /// Adds `is_final` where the contract has it.
-pub(super) fn with_is_final(
-    tables: Vec<UserTable>,
-    zone: Tz,
-    watermark: &Arc<AtomicI64>,
-) -> Result<Vec<UserTable>, Error> {
+pub(super) fn with_is_final(tables: Vec<UserTable>, finality: &Finality) -> Result<Vec<UserTable>, Error> {
+    let clock = tables.iter().find(|table| table.name == CLOCK).map(|table| Arc::clone(&table.provider));
+    let Some(clock) = clock else { return Ok(tables) };
     tables
         .into_iter()
         .map(|mut table| {
             if tables::get(&table.name).is_ok_and(|contract| contract.has_is_final) {
-                table.provider = final_view(&table.name, table.provider, zone, Arc::clone(watermark))?;
+                table.provider = final_view(&table.name, table.provider, &clock, finality)?;
                 let comment = "Whether the watermark has passed the end of the day".to_owned();
                 table.column_comments.push((IS_FINAL.to_owned(), comment));
             }
@@ -57,7 +85,7 @@ pub(super) fn with_is_final(
 ///
 /// # Errors
 /// When the checkpoints or a table cannot be read.
-pub async fn committed_tables(data_dir: &Path, zone: Tz) -> Result<Vec<UserTable>, Error> {
+pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Duration) -> Result<Vec<UserTable>, Error> {
     let manifest = checkpoint::peek(&data_dir.join(super::CHECKPOINT_DIR)).await?;
     let root = data_dir.join(super::TABLE_DIR);
     let mut found = Vec::new();
@@ -71,50 +99,41 @@ pub async fn committed_tables(data_dir: &Path, zone: Tz) -> Result<Vec<UserTable
         }
     }
     let watermark = manifest.and_then(|manifest| manifest.watermark).map_or(i64::MIN, |at| at.micros());
-    with_is_final(found, zone, &Arc::new(AtomicI64::new(watermark)))
+    let lateness_micros = super::micros(allowed_lateness);
+    with_is_final(found, &Finality { zone, lateness_micros, watermark: Arc::new(AtomicI64::new(watermark)) })
 }
 
+/// A day is final when the watermark has passed its end, and so has the time of its own account and mode: another
+/// one's events say nothing of it.
 fn final_view(
     name: &str,
     provider: Arc<dyn TableProvider>,
-    zone: Tz,
-    watermark: Arc<AtomicI64>,
+    clock: &Arc<dyn TableProvider>,
+    finality: &Finality,
 ) -> Result<Arc<dyn TableProvider>, Error> {
-    let is_final = ScalarUDF::from(IsFinal {
-        signature: Signature::exact(vec![DataType::Date32], Volatility::Volatile),
-        zone,
-        watermark: Watermark(watermark),
-    });
-    let mut columns: Vec<Expr> =
-        provider.schema().fields().iter().map(|field| Expr::Column(field.name().as_str().into())).collect();
-    columns.push(is_final.call(vec![col("day")]).alias(IS_FINAL));
-    let plan = LogicalPlanBuilder::scan(name, provider_as_source(provider), None)?.project(columns)?.build()?;
+    let arguments = vec![DataType::Date32, tables::timestamptz()];
+    let signature = Signature::exact(arguments, Volatility::Volatile);
+    let is_final = ScalarUDF::from(IsFinal { signature, finality: finality.clone() });
+    let column = |table: &str, name: &str| Expr::Column(Column::new(Some(table), name));
+    let mut columns: Vec<Expr> = provider.schema().fields().iter().map(|field| column(name, field.name())).collect();
+    columns.push(is_final.call(vec![column(name, "day"), column(CLOCK, "last_event_at")]).alias(IS_FINAL));
+    let scope = |table: &str| vec![Column::new(Some(table), "account"), Column::new(Some(table), "livemode")];
+    let plan = LogicalPlanBuilder::scan(name, provider_as_source(provider), None)?
+        .join(
+            LogicalPlanBuilder::scan(CLOCK, provider_as_source(Arc::clone(clock)), None)?.build()?,
+            JoinType::Left,
+            (scope(name), scope(CLOCK)),
+            None,
+        )?
+        .project(columns)?
+        .build()?;
     Ok(Arc::new(ViewTable::new(plan, None)))
-}
-
-/// Shared with the engine that moves it.
-#[derive(Debug)]
-struct Watermark(Arc<AtomicI64>);
-
-impl PartialEq for Watermark {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Watermark {}
-
-impl std::hash::Hash for Watermark {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        std::ptr::hash(Arc::as_ptr(&self.0), state);
-    }
 }
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct IsFinal {
     signature: Signature,
-    zone: Tz,
-    watermark: Watermark,
+    finality: Finality,
 }
 
 impl ScalarUDFImpl for IsFinal {
@@ -131,11 +150,22 @@ impl ScalarUDFImpl for IsFinal {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
-        let Some(days) = args.args.first() else { return exec_err!("{IS_FINAL} takes a day") };
-        let days = days.to_array(args.number_rows)?;
-        let watermark = self.watermark.0.load(Ordering::Relaxed);
-        let ended = |day: i32| calendar::first_instant(day + 1, self.zone).is_some_and(|end| end <= watermark);
-        let finals: BooleanArray = days.as_primitive::<Date32Type>().iter().map(|day| day.map(ended)).collect();
+        let [days, last_events] = args.args.as_slice() else {
+            return exec_err!("{IS_FINAL} takes a day and an instant");
+        };
+        let (days, last_events) = (days.to_array(args.number_rows)?, last_events.to_array(args.number_rows)?);
+        let watermark = self.finality.watermark.load(Ordering::Relaxed);
+        let ended = |day: i32, last_event: i64| {
+            let complete = watermark.min(last_event.saturating_sub(self.finality.lateness_micros));
+            calendar::first_instant(day + 1, self.finality.zone).is_some_and(|end| end <= complete)
+        };
+        let last_events = last_events.as_primitive::<TimestampMicrosecondType>();
+        let finals: BooleanArray = days
+            .as_primitive::<Date32Type>()
+            .iter()
+            .zip(last_events)
+            .map(|(day, last_event)| Some(ended(day?, last_event?)))
+            .collect();
         Ok(ColumnarValue::Array(Arc::new(finals)))
     }
 }

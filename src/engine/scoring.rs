@@ -61,6 +61,7 @@ struct Scored {
 pub(crate) struct Scorer {
     registry: Registry,
     stored: Option<Stored>,
+    refused: Option<String>,
     latest: HashMap<Customer, Latest>,
     scored: HashMap<Customer, Scored>,
 }
@@ -78,7 +79,7 @@ impl Scorer {
     /// With the models under `<data_dir>/models`; scores nothing until there is one.
     pub(crate) fn new(data_dir: &Path) -> Self {
         let registry = Registry::new(data_dir.join("models"));
-        Self { registry, stored: None, latest: HashMap::new(), scored: HashMap::new() }
+        Self { registry, stored: None, refused: None, latest: HashMap::new(), scored: HashMap::new() }
     }
 
     /// Takes in what `customer_scores` holds at the start.
@@ -99,17 +100,45 @@ impl Scorer {
         Ok(())
     }
 
-    /// Loads the current model if it is another one than before; whether it was.
-    pub(crate) fn refresh_model(&mut self) -> Result<bool, Error> {
-        let current = self.registry.current(MODEL)?;
-        if current.as_deref() == self.stored.as_ref().map(|stored| stored.manifest.version.as_str()) {
-            return Ok(false);
+    /// Loads the current model if it is another one than before; whether it was. A model that cannot be used is told
+    /// of once, and the one before it stays in force.
+    pub(crate) fn refresh_model(&mut self) -> bool {
+        let current = match self.registry.current(MODEL) {
+            Ok(current) => current,
+            Err(error) => {
+                self.refuse("?", &error.into());
+                return false;
+            }
+        };
+        let Some(version) = current else { return self.stored.take().is_some() };
+        let in_force = self.stored.as_ref().is_some_and(|stored| stored.manifest.version == version);
+        if in_force || self.refused.as_ref() == Some(&version) {
+            return false;
         }
-        self.stored = self.registry.load_current(MODEL)?;
-        if let Some(stored) = &self.stored {
-            stored.model.check_names(&feature_names(&tables::get(FEATURES)?.schema)?)?;
+        match self.load(&version) {
+            Ok(stored) => {
+                self.stored = Some(stored);
+                self.refused = None;
+                true
+            }
+            Err(error) => {
+                self.refuse(&version, &error);
+                false
+            }
         }
-        Ok(true)
+    }
+
+    fn load(&self, version: &str) -> Result<Stored, Error> {
+        let stored = self.registry.load(MODEL, version)?;
+        stored.model.check_names(&feature_names(&tables::get(FEATURES)?.schema)?)?;
+        Ok(stored)
+    }
+
+    fn refuse(&mut self, version: &str, error: &Error) {
+        if self.refused.as_deref() != Some(version) {
+            tracing::warn!(model = MODEL, version, %error, "this model is not used");
+            self.refused = Some(version.to_owned());
+        }
     }
 
     /// Scores every customer again.
