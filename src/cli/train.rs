@@ -61,7 +61,8 @@ pub(super) fn described(manifest: &Manifest) -> String {
     )
 }
 
-/// Trains on what `catalog` shows, stores the model under `data_dir` and makes it the current one.
+/// Trains on what `catalog` shows, stores the model under `data_dir`, and puts it in force if it predicts later months
+/// better than their base rate.
 pub(super) async fn train(config: &Config, data_dir: &Path, catalog: &Catalog) -> miette::Result<Manifest> {
     let names = feature_names(&tables::get(FEATURES).map_err(rim::report)?.schema).map_err(rim::engine_report)?;
     let list = names.as_slice().iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
@@ -91,6 +92,17 @@ pub(super) async fn train(config: &Config, data_dir: &Path, catalog: &Catalog) -
     let registry = Registry::new(data_dir.join("models"));
     let hash = hex::encode(Sha256::digest(sql.unwrap_or_default()));
     let manifest = registry.save(MODEL, &trained, rim::now().to_utc(), &hash).map_err(rim::report)?;
+    let metrics = &manifest.report.metrics;
+    if metrics.log_loss >= metrics.null_log_loss {
+        miette::bail!(
+            help = "wait for more history; the model in force, if any, stays",
+            "model {} is stored, but not put in force: on later months it predicts no better than the base rate (log \
+             loss {:.4} against {:.4})",
+            manifest.version,
+            metrics.log_loss,
+            metrics.null_log_loss
+        );
+    }
     registry.set_current(MODEL, &manifest.version).map_err(rim::report)?;
     Ok(manifest)
 }

@@ -11,6 +11,7 @@ use super::{
     calibrate::{Calibration, SLOPE_PRECISION},
     dataset::{Dataset, Example},
     evaluate::{Metrics, evaluate},
+    features::FeatureNames,
     fit::{FitOptions, LINFA_LOGISTIC_VERSION, LinearModel, sigmoid},
     score::Band,
 };
@@ -23,6 +24,9 @@ pub const MIN_TRAIN_OUTCOMES: usize = 20;
 pub const MIN_HOLDOUT_ROWS: usize = 50;
 /// Fewest of each outcome to calibrate and to test on, each.
 pub const MIN_HOLDOUT_OUTCOMES: usize = 5;
+
+/// Penalties that are tried, as multiples of the one asked for.
+const PENALTIES: [f64; 4] = [1.0, 10.0, 100.0, 1000.0];
 
 /// How to train.
 #[derive(Clone, Debug, Default)]
@@ -115,14 +119,11 @@ pub fn train(dataset: &Dataset, options: &Options) -> Result<Trained, Error> {
         block("test", split.test, MIN_HOLDOUT_ROWS, MIN_HOLDOUT_OUTCOMES)?,
     );
 
-    let rows: Vec<&[Option<f64>]> = split.train.iter().map(|e| e.values.as_slice()).collect();
-    let linear = LinearModel::fit(names, &rows, &labels(split.train), &options.fit)?;
-    let logits = |examples: &[Example]| examples.iter().map(|e| linear.logit(&e.values)).collect::<Vec<_>>();
-    let calibration = Calibration::fit(&logits(split.calibrate), &labels(split.calibrate), SLOPE_PRECISION)
-        .ok_or_else(|| Error::Defect("the recalibration has no minimum".to_owned()))?;
+    let (fit, linear, calibration) = fitted(names, split.train, split.calibrate, &options.fit)?;
     if calibration.slope <= 0.0 {
         return Err(Error::NoSignal { slope: calibration.slope });
     }
+    let logits = |examples: &[Example]| examples.iter().map(|e| linear.logit(&e.values)).collect::<Vec<_>>();
 
     let outcomes = labels(split.test);
     let predicted: Vec<f64> = logits(split.test).into_iter().map(|z| sigmoid(calibration.apply(z))).collect();
@@ -133,7 +134,7 @@ pub fn train(dataset: &Dataset, options: &Options) -> Result<Trained, Error> {
         train: blocks.0,
         calibrate: blocks.1,
         test: blocks.2,
-        fit: options.fit,
+        fit,
         calibration_slope: calibration.slope,
         linfa_logistic: LINFA_LOGISTIC_VERSION.to_owned(),
         band_rule: options.bands,
@@ -141,6 +142,32 @@ pub fn train(dataset: &Dataset, options: &Options) -> Result<Trained, Error> {
         metrics: evaluate(&predicted, &outcomes)?,
     };
     Ok(Trained { model, report })
+}
+
+/// Fits with the penalty asked for and with heavier ones, and keeps what predicts the calibration block best: with few
+/// churned customers a light penalty follows their accidents.
+fn fitted(
+    names: &FeatureNames,
+    train: &[Example],
+    calibrate: &[Example],
+    options: &FitOptions,
+) -> Result<(FitOptions, LinearModel, Calibration), Error> {
+    let rows: Vec<&[Option<f64>]> = train.iter().map(|e| e.values.as_slice()).collect();
+    let (train_labels, outcomes) = (labels(train), labels(calibrate));
+    let mut best: Option<(f64, (FitOptions, LinearModel, Calibration))> = None;
+    for factor in PENALTIES {
+        let options = FitOptions { alpha: options.alpha * factor, ..*options };
+        let linear = LinearModel::fit(names, &rows, &train_labels, &options)?;
+        let logits: Vec<f64> = calibrate.iter().map(|e| linear.logit(&e.values)).collect();
+        let calibration = Calibration::fit(&logits, &outcomes, SLOPE_PRECISION)
+            .ok_or_else(|| Error::Defect("the recalibration has no minimum".to_owned()))?;
+        let predicted: Vec<f64> = logits.into_iter().map(|z| sigmoid(calibration.apply(z))).collect();
+        let loss = evaluate(&predicted, &outcomes)?.log_loss;
+        if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+            best = Some((loss, (options, linear, calibration)));
+        }
+    }
+    best.map(|(_, best)| best).ok_or_else(|| Error::Defect("no penalty was tried".to_owned()))
 }
 
 fn labels(examples: &[Example]) -> Vec<bool> {

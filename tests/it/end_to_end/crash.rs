@@ -1,12 +1,12 @@
 //! Runs that are killed, against a run that is left alone.
 
-use std::{fs, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use super::support::{Running, Said, Site, assert_same_lines, files, within};
 
 /// What must be the same row by row. `revision` counts how often a row changed, which depends on how the log was cut
 /// into epochs; so do the entries of the ledger that took each other back.
-const SAME: [(&str, &str); 8] = [
+const SAME: [(&str, &str); 9] = [
     ("events_archive", "SELECT * FROM events_archive ORDER BY partition, \"offset\""),
     ("rejected_events", "SELECT * FROM rejected_events ORDER BY partition, \"offset\""),
     ("billing_events", "SELECT * FROM billing_events ORDER BY event_id, kind, object_id"),
@@ -27,6 +27,7 @@ const SAME: [(&str, &str); 8] = [
     ),
     ("mrr_daily", "SELECT * FROM mrr_daily ORDER BY currency, day"),
     ("churn_features", "SELECT * FROM churn_features ORDER BY customer_id, as_of"),
+    ("customer_scores", "SELECT * FROM customer_scores ORDER BY customer_id"),
 ];
 
 /// Events that come at once; small, so that corrections cross the ends of epochs.
@@ -56,6 +57,15 @@ fn held_back<'a>(lines: impl Iterator<Item = &'a str>, numbers: &mut Numbers) ->
         .collect();
     places.sort_by_key(|(place, _)| *place);
     places.into_iter().map(|(_, line)| line).collect()
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    for file in files(from) {
+        let target = to.join(file.strip_prefix(from).unwrap());
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(&file, target).unwrap();
+    }
 }
 
 /// What the kills of a run did.
@@ -107,17 +117,22 @@ fn a_run_that_was_killed_ends_in_the_same_tables() {
     let site = Site::new();
     site.simulate("events.jsonl", "--customers 160 --months 6 --seed 5 --disorder 0.1 --truth truth");
     let events = site.read("events.jsonl") + "not an event\n";
-    let mut numbers = Numbers(11);
+    let mut numbers = Numbers(std::env::var("XSEED").map_or(11, |s| s.parse().unwrap()));
     let lines = held_back(events.lines(), &mut numbers);
     let pieces: Vec<String> = lines.chunks(EVENTS_A_PIECE).map(|piece| piece.join("\n")).collect();
     assert!(pieces.len() >= 10, "{} pieces", pieces.len());
 
+    // A model of another account scores from the first event on.
+    site.simulate("elsewhere.jsonl", "--customers 400 --months 12 --seed 21");
+    site.run("ingest elsewhere.jsonl --data-dir elsewhere");
+    site.run("run --once --data-dir elsewhere");
+    site.run("train --data-dir elsewhere");
+    copy(&site.path("elsewhere/models"), &site.path("killed/models"));
+
     let kills = run_with_kills(&site, "killed", &pieces, &mut numbers);
     // The same log, identity and times included, for a run that nobody disturbs.
-    fs::create_dir_all(site.path("calm/log")).unwrap();
-    for file in files(&site.path("killed/log")) {
-        fs::copy(&file, site.path("calm/log").join(file.file_name().unwrap())).unwrap();
-    }
+    copy(&site.path("killed/log"), &site.path("calm/log"));
+    copy(&site.path("killed/models"), &site.path("calm/models"));
     let rest = site.run("run --once --data-dir killed").err;
     let all = site.run("run --once --data-dir calm").err;
 
