@@ -226,7 +226,8 @@ impl Told {
                 let known = refunds.by_id.entry(short(&[&refund.id])).or_default();
                 *known = if void { 0 } else { refund.amount.max(*known) };
                 let grown = refunds.grown()?;
-                Some(Fact::of("refund", &refund.id, refund.currency, Some(grown)))
+                // The charge, as `charge.refunded` says it: which of the two tells of it first is chance.
+                Some(Fact::of("refund", charge, refund.currency, Some(grown)))
             }
             (Object::Dispute(dispute), "charge.dispute.created") => {
                 Some(Fact::of("dispute", &dispute.id, dispute.currency, Some(dispute.amount)))

@@ -202,7 +202,7 @@ pub struct BillingEvent {
     pub customer_id: CustomerId,
     /// `payment_succeeded`, `payment_failed`, `refund`, `dispute`, `invoice_finalized`, `invoice_voided`, `invoice_uncollectible`.
     pub kind: Arc<str>,
-    /// The invoice, charge, refund or dispute.
+    /// The invoice, the charge (of a refund too), or the dispute.
     pub object_id: Arc<str>,
     pub currency: Option<Currency>,
     /// Major units.

@@ -4,7 +4,7 @@ mod alerts;
 mod commands;
 mod crash;
 mod intake;
-//mod kafka;
+mod kafka;
 mod scores;
 mod serving;
 mod support;
