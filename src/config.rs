@@ -368,7 +368,7 @@ impl Config {
                 relation: Relation::ExpansionEvents,
                 min_amount: alert.min_amount.clone(),
                 webhooks: alert.webhooks.clone(),
-                max_age: Duration::from_secs(alert.max_age_hours * 3600),
+                max_age: Duration::from_secs(alert.max_age_hours.saturating_mul(3600)),
                 test_mode: alert.test_mode,
             })
         });

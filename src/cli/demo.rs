@@ -78,7 +78,9 @@ const AT_RISK: &str = "\
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     refuse_used(&arguments.data_dir)?;
     let place = Place { data_dir: arguments.data_dir.clone(), config: None };
-    let config = place.config()?;
+    let mut config = place.config()?;
+    // Nobody is told of customers who do not exist.
+    config.alerts.clear();
     let log = log::open(&log::Options::Embedded { dir: place.data_dir.join("log"), partitions: config.log.partitions })
         .await
         .map_err(rim::report)?;

@@ -149,7 +149,9 @@ impl Source {
             }
         }
         let start = first.trim_ascii_start();
-        let is_line = start.starts_with(b"{") && serde_json::from_slice::<&RawValue>(first.trim_ascii()).is_ok();
+        let is_line = start.starts_with(b"{")
+            && serde_json::from_slice::<&RawValue>(start).is_ok()
+            && !serde_json::from_slice::<List<'_>>(start).is_ok_and(|list| list.object == "list");
         if is_line || !(start.starts_with(b"[") || start.starts_with(b"{")) {
             return Ok(Self::Lines(Box::new(io::Cursor::new(first).chain(input))));
         }
@@ -158,7 +160,11 @@ impl Source {
         if document.len() as u64 >= MAX_DOCUMENT_BYTES {
             miette::bail!(help = "give it as JSON lines, one event a line", "the JSON document is larger than 1 GiB");
         }
-        Ok(Self::Document(split(&document)?.into_iter()))
+        // What is no document may be lines of which the first is broken.
+        Ok(match split(&document) {
+            Ok(bodies) => Self::Document(bodies.into_iter()),
+            Err(_) => Self::Lines(Box::new(io::Cursor::new(document))),
+        })
     }
 
     fn next_batch(&mut self) -> miette::Result<Vec<Vec<u8>>> {
@@ -205,14 +211,16 @@ fn read_line(input: &mut Box<dyn BufRead>, line: &mut Vec<u8>) -> miette::Result
     Ok(read)
 }
 
+/// What Stripe's API answers with.
+#[derive(serde::Deserialize)]
+struct List<'a> {
+    object: &'a str,
+    #[serde(borrow)]
+    data: Vec<&'a RawValue>,
+}
+
 /// The events of an array, of a list `{"object":"list","data":[…]}`, or of several documents one after another.
 fn split(document: &[u8]) -> miette::Result<Vec<Vec<u8>>> {
-    #[derive(serde::Deserialize)]
-    struct List<'a> {
-        object: &'a str,
-        #[serde(borrow)]
-        data: Vec<&'a RawValue>,
-    }
     let bytes = |values: Vec<&RawValue>| values.into_iter().map(|value| value.get().as_bytes().to_vec()).collect();
     let mut bodies = Vec::new();
     for value in serde_json::Deserializer::from_slice(document).into_iter::<&RawValue>() {
@@ -253,6 +261,7 @@ mod tests {
             "{\"id\":1}\n\n{\"id\":2}\n",
             "\n{\"id\":1}\r\n{\"id\":2}",
             "[{\"id\":1},\n{\"id\":2}]",
+            "{\"object\":\"list\",\"data\":[{\"id\":1},{\"id\":2}]}",
             "{\"object\":\"list\",\n\"data\":[{\"id\":1},{\"id\":2}]}",
         ] {
             assert_eq!(bodies(text), expected, "{text}");
@@ -264,6 +273,7 @@ mod tests {
     #[test]
     fn a_line_that_is_no_json_is_handed_on_and_costs_no_other() {
         assert_eq!(bodies("{\"id\":1}\nnonsense\n{\"id\":2}").len(), 3);
+        assert_eq!(bodies("{\"id\":\n{\"id\":1}\n{\"id\":2}").len(), 3);
     }
 
     #[test]

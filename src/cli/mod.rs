@@ -89,16 +89,21 @@ const PIPELINES: &str = "pipelines";
 fn pipelines(config: &Config) -> miette::Result<Vec<PipelineFile>> {
     let here = PathBuf::from(PIPELINES);
     let dir = config.pipelines.dir.clone().or_else(|| here.is_dir().then_some(here));
-    match dir {
-        Some(dir) => Ok(PipelineFile::load_dir(&dir)?),
+    let files = match dir {
+        Some(dir) => PipelineFile::load_dir(&dir)?,
         None => SHIPPED
             .into_iter()
             .map(|(name, text)| {
                 PipelineFile::parse(&PathBuf::from(PIPELINES).join(name), text.to_owned())
                     .map_err(|error| miette::Report::new(*error))
             })
-            .collect(),
+            .collect::<Result<_, _>>()?,
+    };
+    let unknown = config.parameters.keys().find(|name| !files.iter().any(|file| file.metadata.name == **name));
+    if let Some(unknown) = unknown {
+        miette::bail!("there are [parameters.{unknown}], but there is no pipeline `{unknown}`");
     }
+    Ok(files)
 }
 
 /// Runs the command that the arguments name.

@@ -19,6 +19,8 @@ use arrow::{
 use clap::ValueEnum;
 use miette::IntoDiagnostic;
 
+use super::rim;
+
 /// How rows are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(super) enum Output {
@@ -37,7 +39,7 @@ fn format() -> FormatOptions<'static> {
 
 /// Writes a line of text.
 pub(super) fn say(text: impl Display) -> miette::Result<()> {
-    writeln!(io::stdout().lock(), "{text}").into_diagnostic()
+    writeln!(io::stdout().lock(), "{text}").map_err(rim::output_report)
 }
 
 /// Writes all rows.
@@ -48,7 +50,7 @@ pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output)
             let batches =
                 if batches.is_empty() { vec![RecordBatch::new_empty(Arc::clone(schema))] } else { batches.to_vec() };
             let table = pretty_format_batches_with_options(&batches, &format()).into_diagnostic()?;
-            writeln!(out, "{table}").into_diagnostic()?;
+            writeln!(out, "{table}").map_err(rim::output_report)?;
         }
         Output::Json => {
             for batch in batches {
@@ -56,7 +58,7 @@ pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output)
                 let mut writer = json::LineDelimitedWriter::new(&mut text);
                 writer.write(&exact(batch)?).into_diagnostic()?;
                 writer.finish().into_diagnostic()?;
-                out.write_all(&text).into_diagnostic()?;
+                out.write_all(&text).map_err(rim::output_report)?;
             }
         }
         Output::Csv => {
@@ -68,11 +70,11 @@ pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output)
                     .build(&mut text)
                     .write(&flat(batch)?)
                     .into_diagnostic()?;
-                out.write_all(&text).into_diagnostic()?;
+                out.write_all(&text).map_err(rim::output_report)?;
             }
         }
     }
-    out.flush().into_diagnostic()
+    out.flush().map_err(rim::output_report)
 }
 
 /// Decimals as texts: no reader of JSON then turns money into floats.

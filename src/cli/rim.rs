@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, io, sync::Arc, time::SystemTime};
 
-use miette::{IntoDiagnostic, Report};
+use miette::{Diagnostic, IntoDiagnostic, Report};
 use tokio::sync::watch;
 
 use crate::{
@@ -67,11 +67,19 @@ pub(super) fn engine_report(error: crate::engine::Error) -> Report {
     }
 }
 
+/// The reader of our output went away.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+#[error("the reader of the output went away")]
+struct ReaderGone;
+
+/// An error of writing to standard output as a report.
+pub(super) fn output_report(error: io::Error) -> Report {
+    if error.kind() == io::ErrorKind::BrokenPipe { Report::new(ReaderGone) } else { report(error) }
+}
+
 /// Whether the reader of our output went away, which is no failure.
 pub(super) fn is_broken_pipe(report: &Report) -> bool {
-    report
-        .chain()
-        .any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+    report.downcast_ref::<ReaderGone>().is_some()
 }
 
 /// Runs a command's future to its end.

@@ -8,7 +8,7 @@ use super::{Outcome, Place, gateway, pipelines, rim};
 use crate::{
     act,
     config::{Config, POSTGRES_PASSWORD},
-    engine::{Engine, Options, Progress},
+    engine::{EXPANSIONS, Engine, Options, Progress},
     log::{self, EventLog},
     serve::{Catalog, Password, Secret, postgres},
     stream::calendar,
@@ -36,7 +36,14 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         for (name, times) in engine.unknown().into_iter().take(UNKNOWN_SHOWN) {
             eprintln!("  not known: {times} × {name}");
         }
+        let failed = engine.failed_pipelines().join(", ");
         engine.close().await;
+        if !failed.is_empty() {
+            miette::bail!(
+                help = "mend them and run again: they are rebuilt, and all other tables are up to date",
+                "these pipelines failed and their tables are behind: {failed}"
+            );
+        }
         return Ok(Outcome::Done);
     }
     let stop = rim::stop_signal()?;
@@ -75,12 +82,10 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
         checkpoint_interval: Duration::from_secs(config.engine.checkpoint_seconds),
     };
     let (rules, webhooks) = config.alerts().map_err(rim::report)?;
-    let alerts = if rules.is_empty() {
-        None
-    } else {
-        let options = act::Options::new(&place.data_dir, rules, webhooks);
-        Some(act::start(options, rim::clock(), rim::jitter()).await.map_err(rim::report)?)
-    };
+    if !rules.is_empty() && !options.pipelines.iter().any(|file| file.metadata.name == EXPANSIONS) {
+        miette::bail!("[alerts] speak of {EXPANSIONS}, but there is no such pipeline");
+    }
+    let alerts = (!rules.is_empty()).then(|| (act::Options::new(&place.data_dir, rules, webhooks), rim::jitter()));
     Engine::open(options, log, alerts, rim::clock(), rim::nonce()).await.map_err(rim::engine_report)
 }
 

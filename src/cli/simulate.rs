@@ -9,7 +9,7 @@ use chrono::NaiveDate;
 use clap::Args;
 use miette::{Context, IntoDiagnostic};
 
-use super::Outcome;
+use super::{Outcome, rim};
 use crate::simulate::{ApiVersion, Options, simulate};
 
 /// Lines are written in pieces of this size.
@@ -58,8 +58,8 @@ pub(super) fn run(arguments: &Arguments) -> miette::Result<Outcome> {
         out.write_all(event)?;
         out.write_all(b"\n")
     })
-    .into_diagnostic()?;
-    out.flush().into_diagnostic()?;
+    .map_err(rim::output_report)?;
+    out.flush().map_err(rim::output_report)?;
     if let Some(dir) = &arguments.truth {
         truth.write_to(dir).into_diagnostic().wrap_err_with(|| format!("cannot write to {}", dir.display()))?;
     }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The pipeline whose rows alert.
-pub(crate) const EXPANSIONS: &str = "expansion_events";
+pub const EXPANSIONS: &str = "expansion_events";
 
 type Key = (String, bool, Arc<str>);
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Cursor,
+    sync::atomic::Ordering,
 };
 
 use arrow::{
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{CHECKPOINTS_A_MAINTENANCE, Engine, Error, micros, store::Store, watermark::Watermark};
+use super::{CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, store::Store, watermark::Watermark};
 use crate::{
     ledger::{BUCKETS, Ledger, Rules},
     sink::{apply, commits},
@@ -21,6 +22,8 @@ use crate::{
         checkpoint::{BlobRef, Checkpoints, Manifest},
         pipeline::Pipeline,
     },
+    stripe::ids::AccountId,
+    time::EventTime,
 };
 
 /// Ledger buckets in one state file: few enough files to sync, small enough ones to write when little changed.
@@ -44,21 +47,26 @@ impl Engine {
         let tables = self.store.work(&self.checkpoints).await?;
         let latest = self.checkpoints.latest();
         let number = self.checkpoints.next_number();
-        let idle = latest.is_some_and(|manifest| manifest.offsets == self.offsets)
-            && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
+        let fingerprints = self.fingerprints();
+        let idle = latest.is_some_and(|manifest| {
+            manifest.offsets == self.offsets
+                && manifest.fingerprints == fingerprints
+                && manifest.tables.keys().eq(tables.keys())
+        }) && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
         if idle {
             return Ok(());
         }
         self.save_state().await?;
+        let watermark = self.watermark_now.load(Ordering::Relaxed);
         let manifest = Manifest {
             number,
             generation: 0,
             nonce: String::new(),
             log_identity: self.log_identity.clone(),
             offsets: self.offsets.clone(),
-            watermark: self.watermark.at(&self.offsets, &self.ends, micros(self.options.allowed_lateness)),
+            watermark: (watermark > i64::MIN).then_some(EventTime::from_micros(watermark)),
             committed_at: (self.clock)(),
-            fingerprints: self.fingerprints(),
+            fingerprints,
             state: self.saved_state.clone(),
             tables,
         };
@@ -109,10 +117,16 @@ impl Engine {
 
     /// What the next start compares with: the rules, and each pipeline that is whole.
     fn fingerprints(&self) -> BTreeMap<String, String> {
-        let pipelines = self.pipelines.iter().filter(|running| !running.failed);
-        pipelines
-            .map(|running| (running.pipeline.name().to_owned(), running.pipeline.fingerprint().to_owned()))
-            .chain([(super::LEDGER_FINGERPRINT.to_owned(), rules_fingerprint(&self.options.rules))])
+        self.pipelines
+            .iter()
+            .map(|running| {
+                let fingerprint = if running.failed { FAILED } else { running.pipeline.fingerprint() };
+                (running.pipeline.name().to_owned(), fingerprint.to_owned())
+            })
+            .chain([(
+                super::LEDGER_FINGERPRINT.to_owned(),
+                rules_fingerprint(&self.options.rules, &self.options.account),
+            )])
             .collect()
     }
 
@@ -136,6 +150,9 @@ impl Engine {
         }
         self.ledger.clear_dirty();
         for i in 0..self.pipelines.len() {
+            if self.pipelines[i].failed {
+                continue;
+            }
             let pipeline = &self.pipelines[i].pipeline;
             if let Some(state) = pipeline.save().map_err(|error| failed(pipeline, error))? {
                 let name = pipeline_state(pipeline.name());
@@ -154,9 +171,9 @@ impl Engine {
     }
 }
 
-/// Changes whenever the rules would count otherwise.
-pub(super) fn rules_fingerprint(rules: &Rules) -> String {
-    hex::encode(&Sha256::digest(format!("{rules:?}"))[..16])
+/// Changes whenever the rules would count otherwise, or for somebody else.
+pub(super) fn rules_fingerprint(rules: &Rules, account: &AccountId) -> String {
+    hex::encode(&Sha256::digest(format!("{rules:?} {account:?}"))[..16])
 }
 
 /// Puts the ledger back as it was when `state` was saved.

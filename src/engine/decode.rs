@@ -17,6 +17,11 @@ use crate::{
 /// Fewer records than this are not worth a second thread: handing over takes longer than reading.
 const MIN_RECORDS_A_THREAD: usize = 64;
 
+/// How far ahead of its append an event may be dated: clocks differ by minutes. Test clocks run years ahead. Beyond it
+/// the event is rejected, because every table of days would be stretched to it.
+const MAX_DAYS_AHEAD_LIVE: i64 = 1;
+const MAX_DAYS_AHEAD_TEST: i64 = 5 * 366;
+
 /// A record that was read.
 pub(crate) enum Decoded {
     Event(Box<Event>),
@@ -55,7 +60,14 @@ pub(crate) fn decode(
 
 fn read(record: &Record, account: &AccountId, unknown: &mut UnknownCounts) -> Decoded {
     match read_record(&record.body, account, unknown) {
-        Ok(LogRecord::Event(event)) => Decoded::Event(event),
+        Ok(LogRecord::Event(event)) => {
+            let days = if event.scope.livemode { MAX_DAYS_AHEAD_LIVE } else { MAX_DAYS_AHEAD_TEST };
+            if event.created <= record.appended_at.plus_days(days) {
+                return Decoded::Event(event);
+            }
+            let (id, kind) = (event.id.to_string(), event.kind.to_string());
+            rejected(record, account, "created_in_the_future".to_owned(), Some(id), Some(kind))
+        }
         Ok(LogRecord::Rejection { reason, event_id, kind }) => rejected(record, account, reason, event_id, kind),
         Err(error) => rejected(record, account, error.to_string(), None, None),
     }

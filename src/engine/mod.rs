@@ -28,23 +28,24 @@ use chrono_tz::Tz;
 use datafusion::prelude::SessionContext;
 use tokio::{sync::watch, time::Instant};
 
+pub use self::{
+    alerts::EXPANSIONS,
+    readers::committed_tables,
+    recovery::relations,
+    scoring::{FEATURES, MODEL, feature_names},
+};
 use self::{
-    alerts::{EXPANSIONS, PendingAlerts},
+    alerts::PendingAlerts,
     decode::{Decoded, decode},
     readers::{Finality, with_is_final},
     scoring::{SCORES, Scorer},
     store::Store,
     watermark::Watermark,
 };
-pub use self::{
-    readers::committed_tables,
-    recovery::relations,
-    scoring::{FEATURES, MODEL, feature_names},
-};
 use crate::{
     act,
     ledger::{Arrival, Ledger, Rules, rows::Delta},
-    log::{EventLog, Record},
+    log::{self, EventLog, Record},
     serve::UserTable,
     sink,
     stream::{
@@ -65,6 +66,9 @@ pub const TABLE_DIR: &str = "tables";
 /// The name under which a manifest keeps the fingerprint of the ledger's rules; no pipeline can have it.
 const LEDGER_FINGERPRINT: &str = "(ledger)";
 
+/// What stands for the fingerprint of a pipeline that failed: it is rebuilt at the next start.
+const FAILED: &str = "(failed)";
+
 /// Records of one epoch when there is a backlog: large enough that the fixed cost of an epoch is small beside them.
 pub const MAX_RECORDS_AN_EPOCH: usize = 20_000;
 
@@ -73,6 +77,9 @@ const MAX_RECORDS_OF_A_LIVE_EPOCH: usize = 1_000;
 
 /// How long an epoch waits for its first record.
 const LINGER: Duration = Duration::from_millis(25);
+
+/// How long a log that is away is left alone.
+const RETRY_LOG_AFTER: Duration = Duration::from_secs(1);
 
 /// Memory of the rows since the last checkpoint at which the next one is taken, whatever the time.
 const CHECKPOINT_BYTES: usize = 256 * 1024 * 1024;
@@ -133,9 +140,9 @@ pub enum Error {
          start with a new data directory"
     )]
     CommitsAhead,
-    /// The rules of recurring revenue are others than the ledger was made with.
+    /// The rules of recurring revenue, or the account, are others than the ledger was made with.
     #[error(
-        "the rules of recurring revenue were changed after this ledger was made; change them back, or start with a \
+        "revenue.profile or merchant.account was changed after this ledger was made; change it back, or start with a \
          new data directory"
     )]
     OtherRules,
@@ -250,6 +257,12 @@ impl Engine {
         self.unknown.sorted()
     }
 
+    /// The pipelines that have stopped.
+    #[must_use]
+    pub fn failed_pipelines(&self) -> Vec<&str> {
+        self.pipelines.iter().filter(|running| running.failed).map(|running| running.pipeline.name()).collect()
+    }
+
     /// Reads the log to its present end, and makes everything durable.
     ///
     /// # Errors
@@ -276,7 +289,14 @@ impl Engine {
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut last = Instant::now();
         while !*stop.borrow_and_update() {
-            let read = self.epoch().await?;
+            let read = match self.epoch().await {
+                Err(Error::Log(log::Error::Unavailable(reason))) => {
+                    tracing::warn!(reason, "the event log is not available; trying again");
+                    tokio::time::sleep(RETRY_LOG_AFTER).await;
+                    continue;
+                }
+                read => read?,
+            };
             let backlog = read >= MAX_RECORDS_AN_EPOCH;
             let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
             if self.is_checkpoint_due() || waited {
@@ -285,6 +305,7 @@ impl Engine {
                 last = Instant::now();
             }
         }
+        self.score_with_new_model()?;
         self.checkpoint().await?;
         if let Some(alerts) = self.alerts.take() {
             alerts.shutdown().await;

@@ -14,8 +14,8 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
 use super::{
-    CHECKPOINT_DIR, EXPANSIONS, Engine, Error, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts, Progress, Running,
-    SCORES, Scorer, TABLE_DIR, Watermark,
+    CHECKPOINT_DIR, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts, Progress,
+    Running, SCORES, Scorer, TABLE_DIR, Watermark,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one,
     store::{Definition, Store},
@@ -61,7 +61,7 @@ impl Engine {
     pub async fn open(
         options: Options,
         log: Arc<dyn EventLog>,
-        alerts: Option<act::Handle>,
+        alerts: Option<(act::Options, act::Jitter)>,
         clock: Clock,
         nonce: String,
     ) -> Result<Self, Error> {
@@ -78,7 +78,7 @@ impl Engine {
         }
 
         let root = options.data_dir.join(TABLE_DIR);
-        let stale: BTreeSet<String> = pipelines
+        let mut stale: BTreeSet<String> = pipelines
             .iter()
             .filter(|p| {
                 latest.as_ref().and_then(|m| m.fingerprints.get(p.name())).is_none_or(|known| known != p.fingerprint())
@@ -90,17 +90,20 @@ impl Engine {
         let mut made_anew = BTreeMap::new();
         for definition in &definitions {
             let name = &definition.name;
-            let may_be_new = definition.derived && stale.contains(name);
             let known = latest.as_ref().and_then(|manifest| manifest.tables.get(name));
             match definition.open(&root).await {
                 // Made anew by a start that died before its first checkpoint.
-                Ok(table) if may_be_new && known.is_some_and(|known| known.incarnation != table.incarnation()) => {
+                Ok(table)
+                    if definition.derived && known.is_some_and(|known| known.incarnation != table.incarnation()) =>
+                {
+                    stale.insert(name.clone());
                     made_anew.insert(name.clone(), table);
                 }
                 Ok(table) => {
                     delta.insert(name.clone(), table);
                 }
-                Err(sink::Error::Mismatch { .. }) if may_be_new => {
+                Err(sink::Error::Mismatch { .. }) if definition.derived => {
+                    stale.insert(name.clone());
                     std::fs::remove_dir_all(root.join(name))
                         .map_err(|error| Error::Internal(format!("an old table cannot be removed: {error}")))?;
                     made_anew.insert(name.clone(), definition.open(&root).await?);
@@ -136,14 +139,14 @@ impl Engine {
         let mut engine = Self {
             log,
             log_identity,
-            clock,
+            clock: Arc::clone(&clock),
             checkpoints,
             store,
             commits,
             ledger,
             pipelines: pipelines.into_iter().map(|pipeline| Running { pipeline, failed: false }).collect(),
             scorer: Scorer::new(&options.data_dir),
-            alerts,
+            alerts: None,
             pending_alerts: PendingAlerts::default(),
             offsets: latest.as_ref().map_or_else(|| vec![0; partitions], |manifest| manifest.offsets.clone()),
             ends: vec![0; partitions],
@@ -160,17 +163,25 @@ impl Engine {
         engine.apply_newest().await?;
         engine.restore_pipelines(&stale).await?;
         engine.restore_scores().await?;
+        // Not before the directory is this engine's: another one may be sending the same alerts.
+        if let Some((options, jitter)) = alerts {
+            engine.alerts = Some(act::start(options, clock, jitter).await?);
+        }
         if let Some(manifest) = latest {
             engine.offer_again(&manifest).await?;
         }
         Ok(engine)
     }
 
-    /// Puts back the state of every pipeline, and rebuilds the stale ones from the relations they read.
+    /// Puts back the state of every pipeline, and rebuilds the stale ones from the relations they read. One that fails
+    /// stops alone, as in an epoch.
     async fn restore_pipelines(&mut self, stale: &BTreeSet<String>) -> Result<(), Error> {
         let small = self.small();
         let mut rebuilt: BTreeMap<String, RecordBatch> = BTreeMap::new();
         for i in 0..self.pipelines.len() {
+            if self.pipelines[i].failed {
+                continue;
+            }
             let name = self.pipelines[i].pipeline.name().to_owned();
             let upstream_changed = self.pipelines[i].pipeline.sources().iter().any(|s| rebuilt.contains_key(s));
             if !stale.contains(&name) && !upstream_changed {
@@ -191,13 +202,32 @@ impl Engine {
                 };
                 sources.insert(source, RowDelta { removed: RecordBatch::new_empty(added.schema()), added });
             }
-            let pipeline = &mut self.pipelines[i].pipeline;
-            let after = pipeline.advance(&sources, &small).await.map_err(|error| failed(pipeline, error))?.added;
             let before = self.content(&name).await?;
-            let pipeline = &self.pipelines[i].pipeline;
-            let delta = difference(&before, &after, pipeline.key(), &name).map_err(|error| failed(pipeline, error))?;
+            let pipeline = &mut self.pipelines[i].pipeline;
+            let change = match pipeline.advance(&sources, &small).await {
+                Ok(output) => {
+                    difference(&before, &output.added, pipeline.key(), &name).map(|delta| (output.added, delta))
+                }
+                Err(error) => Err(error),
+            };
+            let (after, delta) = match change {
+                Ok(change) => change,
+                Err(error) => {
+                    self.fail(&name, &error);
+                    continue;
+                }
+            };
             if after.num_rows() > 0 || before.num_rows() > 0 {
                 tracing::info!(pipeline = name, rows = after.num_rows(), "rebuilt");
+            }
+            // What a failure kept from being announced is announced now; a change of the SQL announces nothing.
+            let had_failed = self
+                .checkpoints
+                .latest()
+                .and_then(|manifest| manifest.fingerprints.get(&name))
+                .is_some_and(|fingerprint| fingerprint == FAILED);
+            if had_failed && name == EXPANSIONS {
+                self.pending_alerts.add(&delta)?;
             }
             self.store.change(&name, &delta)?;
             rebuilt.insert(name, after);
@@ -211,7 +241,7 @@ impl Engine {
             let scores = self.content(SCORES).await?;
             self.scorer.restore(&features, &scores)?;
         }
-        Ok(())
+        self.score_with_new_model()
     }
 
     /// The whole content of a table, in its contract's types.
@@ -277,7 +307,7 @@ fn check_log(manifest: &Manifest, identity: &str, partitions: usize) -> Result<(
 
 fn check_rules(manifest: &Manifest, options: &Options) -> Result<(), Error> {
     match manifest.fingerprints.get(LEDGER_FINGERPRINT) {
-        Some(known) if *known != rules_fingerprint(&options.rules) => Err(Error::OtherRules),
+        Some(known) if *known != rules_fingerprint(&options.rules, &options.account) => Err(Error::OtherRules),
         _ => Ok(()),
     }
 }

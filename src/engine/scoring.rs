@@ -224,7 +224,9 @@ impl Scorer {
                         reasons: score.reasons.iter().map(|r| format!("{:+.2} {}", r.effect, r.text)).collect(),
                     })
                 }
-                _ => None,
+                // Without a model what was scored stands, for those who still pay.
+                (None, Some(_)) => continue,
+                (_, None) => None,
             };
             if self.scored.get(&customer) == new.as_ref() {
                 continue;

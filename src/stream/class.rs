@@ -105,6 +105,7 @@ pub(crate) enum Class {
 /// Cuts an analysed plan, or says why it cannot be maintained.
 pub(crate) fn classify(plan: LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<Class, Refusal> {
     refuse_unstable(&plan)?;
+    refuse_subqueries(&plan)?;
     if is_linear(&plan, relations).is_ok() {
         return Ok(Class::Stateless(plan));
     }
@@ -341,6 +342,23 @@ fn refuse_unstable(plan: &LogicalPlan) -> Result<(), Refusal> {
         ),
         None => Ok(()),
     }
+}
+
+/// A subquery in an expression would read a stream's changes as if they were its rows.
+fn refuse_subqueries(plan: &LogicalPlan) -> Result<(), Refusal> {
+    let mut found = false;
+    plan.apply(|node| {
+        found |= node.expressions().iter().any(has_subquery);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if found {
+        return refuse(
+            "a subquery in an expression cannot be maintained",
+            "(SELECT",
+            "compute it with a window over the groups, such as SUM(x) OVER (), or join the groups in FROM",
+        );
+    }
+    Ok(())
 }
 
 /// The group keys by which the suffix falls into independent parts: every window must be partitioned by them, and

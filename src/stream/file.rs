@@ -240,6 +240,9 @@ impl PipelineFile {
             .and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect::<io::Result<Vec<_>>>())
             .map_err(|source| LoadError::Io { path: dir.to_owned(), source })?;
         paths.retain(|path| path.extension().is_some_and(|e| e == "sql"));
+        if paths.is_empty() {
+            return Err(LoadError::Empty { path: dir.to_owned() });
+        }
         paths.sort();
         paths
             .into_iter()
@@ -337,6 +340,12 @@ pub enum LoadError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// There are none.
+    #[error("there is no pipeline (*.sql) in {path}; name another directory with pipelines.dir")]
+    Empty {
+        /// Where.
+        path: PathBuf,
     },
     /// A file is not right.
     #[error(transparent)]

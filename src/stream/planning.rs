@@ -122,6 +122,10 @@ fn table_type(data_type: &DataType) -> Option<DataType> {
 
 /// The positions of the grain in the output.
 pub(super) fn key_columns(file: &PipelineFile, schema: &SchemaRef) -> Result<Vec<usize>, Box<FileError>> {
+    if schema.index_of(&file.metadata.time_column).is_err() {
+        let message = format!("time_column names `{}`, which the query does not give", file.metadata.time_column);
+        return Err(file.error(message, "time_column:", "this column", None));
+    }
     file.metadata
         .grain
         .iter()

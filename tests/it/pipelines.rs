@@ -203,7 +203,7 @@ fn file(name: &str, mode: &str, grain: &str, columns: &str, sql: &str) -> Result
     let columns: String = columns.split(' ').map(|c| format!("  {c}: {{ description: c }}\n")).collect();
     let text = format!(
         "/*---\nname: {name}\ndescription: d\nowner: o\nmode: {mode}\ngrain: [account, livemode, {grain}]\n\
-         time_column: t\ncolumns:\n{columns}---*/\n{sql}"
+         time_column: account\ncolumns:\n{columns}---*/\n{sql}"
     );
     PipelineFile::parse(Path::new(&format!("{name}.sql")), text).map_err(|error| error.to_string())
 }
@@ -366,6 +366,14 @@ async fn what_cannot_be_maintained_is_refused_with_a_reason() {
           COUNT(*) FROM billing_events GROUP BY 1, 2, 3"
             ),
             "2 different GROUP BYs",
+        ),
+        (
+            "above",
+            "customer_id n",
+            "WITH g AS (SELECT account, livemode, customer_id, COUNT(*) AS n FROM mrr_movements GROUP BY 1, 2, 3) \
+             SELECT * FROM g WHERE n >= (SELECT SUM(n) FROM g)"
+                .to_owned(),
+            "a subquery",
         ),
         ("limited", "customer_id", format!("{scope} FROM billing_events LIMIT 5"), "LIMIT"),
         ("unknown", "customer_id", format!("{scope} FROM no_such_table"), "no_such_table"),
