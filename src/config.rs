@@ -25,7 +25,7 @@ use crate::{
     },
     ledger::{Profile, Rules},
     log::{self, kafka},
-    stripe::{ids::AccountId, signature},
+    stripe::{admission::Key, ids::AccountId, signature},
 };
 
 /// The file's name in the working directory and in the data directory.
@@ -109,6 +109,8 @@ pub struct Log {
     pub transport: Transport,
     /// Partitions, when the log is created.
     pub partitions: u32,
+    /// By what events are keyed: `customer` or `account`.
+    pub key: Key,
     /// Kafka: `host:port,…`
     pub brokers: String,
     /// Kafka: the topic.
@@ -126,6 +128,7 @@ impl Default for Log {
         Self {
             transport: Transport::Embedded,
             partitions: 4,
+            key: Key::Customer,
             brokers: String::new(),
             topic: "stripe.events".to_owned(),
             create_topic: true,

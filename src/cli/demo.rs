@@ -20,6 +20,7 @@ use super::{
     rim, run, train,
 };
 use crate::{
+    config::Config,
     engine::{Engine, TABLE_DIR},
     log::{self, EventLog},
     serve::Catalog,
@@ -96,7 +97,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let running = tokio::task::spawn_blocking(move || runtime.block_on(engine.run(stop_engine)));
 
     let bar = spinner();
-    let appended = stream(&arguments, &config.account(), log.as_ref(), &bar).await?;
+    let appended = stream(&arguments, &config, log.as_ref(), &bar).await?;
     let read = async {
         let mut progress = progress;
         progress.wait_for(|progress| progress.records >= appended).await.map(|_| ()).into_diagnostic()
@@ -163,12 +164,7 @@ async fn catalog(engine: &Engine) -> miette::Result<Catalog> {
 }
 
 /// Simulates the account and appends its events as they come; how many there were.
-async fn stream(
-    arguments: &Arguments,
-    account: &crate::stripe::ids::AccountId,
-    log: &dyn EventLog,
-    bar: &ProgressBar,
-) -> miette::Result<u64> {
+async fn stream(arguments: &Arguments, config: &Config, log: &dyn EventLog, bar: &ProgressBar) -> miette::Result<u64> {
     let (sender, mut receiver) = mpsc::channel::<Vec<Vec<u8>>>(WAITING_BATCHES);
     let options = Options {
         customers: arguments.customers,
@@ -190,7 +186,7 @@ async fn stream(
         })?;
         sender.blocking_send(batch).map_err(|_| gone())
     });
-    let admission = rim::admission(account.clone())?;
+    let admission = rim::admission(config)?;
     let mut counts = AdmissionCounts::default();
     let mut appended = 0;
     while let Some(bodies) = receiver.recv().await {

@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
 /// Starts the gateway with the secrets of the environment.
 pub(super) async fn start(config: &Config, listen: SocketAddr, log: Arc<dyn EventLog>) -> miette::Result<Handle> {
     let options = Options::new(listen, config.webhook_secrets().map_err(rim::report)?);
-    let admission = Arc::new(rim::admission(config.account())?);
+    let admission = Arc::new(rim::admission(config)?);
     let handle = gateway::start(options, log, admission, rim::clock()).await.map_err(rim::report)?;
     eprintln!("webhooks: POST http://{}{WEBHOOK_PATH}", handle.local_addr());
     Ok(handle)

@@ -42,7 +42,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
-    let admission = rim::admission(config.account())?;
+    let admission = rim::admission(&config)?;
     let log = log::open(&config.log(&arguments.place.data_dir).map_err(rim::report)?).await.map_err(rim::report)?;
     let (input, length) = open(&arguments.file)?;
     let progress = progress(length);

@@ -6,7 +6,9 @@ use miette::{Diagnostic, IntoDiagnostic, Report};
 use tokio::sync::watch;
 
 use crate::{
-    act, stripe,
+    act,
+    config::Config,
+    stripe,
     time::{Clock, EventTime},
 };
 
@@ -40,9 +42,9 @@ pub(super) fn nonce() -> String {
 }
 
 /// The door into the log.
-pub(super) fn admission(account: stripe::ids::AccountId) -> miette::Result<stripe::admission::Admission> {
+pub(super) fn admission(config: &Config) -> miette::Result<stripe::admission::Admission> {
     let redactor = stripe::redaction::Redactor::builtin().map_err(report)?;
-    Ok(stripe::admission::Admission::new(redactor, account))
+    Ok(stripe::admission::Admission::new(redactor, config.account()).with_key(config.log.key))
 }
 
 /// Any error as a report: its message, and those of its causes that it does not repeat.

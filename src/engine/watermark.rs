@@ -1,6 +1,6 @@
 //! The watermark: event time up to which the log can be taken as complete.
 //!
-//! It depends on the log's records alone, so every replay gives the same one. It never drops a row; it only says
+//! It depends on the records read and on where the log ended then, never on a clock. It never drops a row; it only says
 //! which windows are final.
 
 use serde::{Deserialize, Serialize};

@@ -60,6 +60,18 @@ impl AdmissionCounts {
 pub struct Admission {
     redactor: Redactor,
     default_account: AccountId,
+    key: Key,
+}
+
+/// By what events are keyed: those of one key lie in one partition of the log, in order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Key {
+    /// `account|mode|customer`: spreads an account over all partitions.
+    #[default]
+    Customer,
+    /// `account|mode`: keeps an account whole, for other consumers of the topic.
+    Account,
 }
 
 /// A rejection record.
@@ -78,7 +90,13 @@ impl Admission {
     /// A door with a redaction policy, and the account of events that name none.
     #[must_use]
     pub fn new(redactor: Redactor, default_account: AccountId) -> Self {
-        Self { redactor, default_account }
+        Self { redactor, default_account, key: Key::default() }
+    }
+
+    /// The same door with another key.
+    #[must_use]
+    pub fn with_key(self, key: Key) -> Self {
+        Self { key, ..self }
     }
 
     /// Makes the record of a body: the redacted event keyed `account|mode|customer`, or a rejection record.
@@ -114,11 +132,16 @@ impl Admission {
         let account = envelope.account.as_deref().unwrap_or(self.default_account.as_str());
         let mode = if envelope.livemode { "live" } else { "test" };
         let own_id = head.id.text();
-        let customer = match head.object.text() {
-            Some("customer") => own_id,
-            _ => head.customer.text().or(previous.customer.text()).or(own_id),
+        let key = match self.key {
+            Key::Account => format!("{account}|{mode}"),
+            Key::Customer => {
+                let customer = match head.object.text() {
+                    Some("customer") => own_id,
+                    _ => head.customer.text().or(previous.customer.text()).or(own_id),
+                };
+                format!("{account}|{mode}|{}", customer.unwrap_or(&envelope.id))
+            }
         };
-        let key = format!("{account}|{mode}|{}", customer.unwrap_or(&envelope.id));
         Ok(NewRecord { key: key.into(), body: out.into() })
     }
 
@@ -224,6 +247,14 @@ mod tests {
             "acct_1|live|price_1"
         );
         assert_eq!(key(r#"{"object":{"object":"balance"}}"#, ""), "own|live|evt_1");
+    }
+
+    #[test]
+    fn an_account_can_be_kept_whole() {
+        let body = br#"{"id":"evt_1","object":"event","created":1,"livemode":false,"type":"a.b",
+            "data":{"object":{"object":"invoice","customer":"cus_1"}}}"#;
+        let record = admission().with_key(Key::Account).admit(body, &mut AdmissionCounts::default());
+        assert_eq!(record.key, "own|test");
     }
 
     #[test]
