@@ -21,11 +21,10 @@ use super::{
 };
 use crate::{
     config::Config,
-    engine::{Engine, TABLE_DIR},
+    engine::TABLE_DIR,
     log::{self, EventLog},
     serve::Catalog,
     simulate::{Options, simulate},
-    stream::calendar,
     stripe::admission::AdmissionCounts,
 };
 
@@ -86,7 +85,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         .await
         .map_err(rim::report)?;
     let mut engine = run::open_engine(&config, &place, Arc::clone(&log)).await?;
-    let catalog = catalog(&engine).await?;
+    let catalog = run::catalog(engine.user_tables().map_err(rim::engine_report)?).await?;
     let postgres = if arguments.once { None } else { Some(run::serve(&config, &place, &engine).await?) };
 
     let stopped = rim::stop_signal()?;
@@ -156,11 +155,6 @@ fn refuse_used(dir: &Path) -> miette::Result<()> {
         );
     }
     Ok(())
-}
-
-async fn catalog(engine: &Engine) -> miette::Result<Catalog> {
-    let tables = engine.user_tables().map_err(rim::engine_report)?;
-    Catalog::new(tables, vec![calendar::local_date()]).await.map_err(rim::report)
 }
 
 /// Simulates the account and appends its events as they come; how many there were.

@@ -8,13 +8,12 @@ use miette::IntoDiagnostic;
 use super::{
     Outcome, Place,
     output::{self, Output},
-    rim,
+    rim, run,
 };
 use crate::{
     config::Config,
     engine,
     serve::{Catalog, UserTable},
-    stream::calendar,
 };
 
 #[derive(Args)]
@@ -53,5 +52,5 @@ pub(super) async fn catalog(place: &Place) -> miette::Result<Catalog> {
             place.data_dir.display()
         );
     }
-    Catalog::new(tables, vec![calendar::local_date()]).await.map_err(rim::report)
+    run::catalog(tables).await
 }

@@ -66,6 +66,8 @@ pub const TABLE_DIR: &str = "tables";
 /// The name under which a manifest keeps the fingerprint of the ledger's rules; no pipeline can have it.
 const LEDGER_FINGERPRINT: &str = "(ledger)";
 
+/// The table with the last event of every account and mode: small, so that pipelines may read it whole.
+const CLOCK: &str = "log_clock";
 /// What stands for the fingerprint of a pipeline that failed: it is rebuilt at the next start.
 const FAILED: &str = "(failed)";
 
@@ -445,7 +447,7 @@ impl Engine {
         let clock: Vec<(Scope, EventTime, EventTime)> = self.ledger.clock().collect();
         let clock = rows::log_clock(&clock)?;
         let clock_change = RowDelta { removed: self.log_clock.clone(), added: clock.clone() };
-        for (table, delta) in [("mrr_movements", movements), ("log_clock", clock_change)] {
+        for (table, delta) in [("mrr_movements", movements), (CLOCK, clock_change)] {
             if !delta.is_empty() && delta.removed != delta.added {
                 self.change(table, &delta)?;
                 changed.insert(table.to_owned(), delta);
@@ -492,7 +494,7 @@ impl Engine {
     }
 
     fn small(&self) -> BTreeMap<String, RecordBatch> {
-        BTreeMap::from([("log_clock".to_owned(), self.log_clock.clone())])
+        BTreeMap::from([(CLOCK.to_owned(), self.log_clock.clone())])
     }
 
     /// Stops a pipeline and those that read it; they are rebuilt at the next start.

@@ -25,7 +25,7 @@ use datafusion::{
     },
 };
 
-use super::{Error, store::user_table};
+use super::{CLOCK, Error, store::user_table};
 use crate::{
     serve::UserTable,
     sink::delta,
@@ -35,9 +35,6 @@ use crate::{
 
 /// The column that says whether the watermark has passed the end of a row's day.
 const IS_FINAL: &str = "is_final";
-
-/// The table with the last event of every account and mode.
-const CLOCK: &str = "log_clock";
 
 /// When days end, and up to when the log is complete.
 #[derive(Clone, Debug)]

@@ -14,8 +14,8 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
 use super::{
-    CHECKPOINT_DIR, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts, Progress,
-    Running, SCORES, Scorer, TABLE_DIR, Watermark,
+    CHECKPOINT_DIR, CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts,
+    Progress, Running, SCORES, Scorer, TABLE_DIR, Watermark,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one,
     store::{Definition, Store},
@@ -46,7 +46,7 @@ pub fn relations() -> Result<BTreeMap<String, Relation>, Error> {
         .iter()
         .filter(|table| table.source == Source::Engine && table.name != SCORES)
         .map(|table| {
-            let small = table.name == "log_clock";
+            let small = table.name == CLOCK;
             (table.name.clone(), Relation { schema: Arc::clone(&table.schema), appended: table.is_appended(), small })
         })
         .collect())
