@@ -23,7 +23,7 @@ use crate::{
         rules::{MinAmount, Relation, Rule},
         webhook::{self, SigningSecret},
     },
-    ledger::{Profile, Rules},
+    ledger::{Profile, Rules, recognition::Method},
     log::{self, kafka},
     stripe::{admission::Key, ids::AccountId, signature},
 };
@@ -171,11 +171,13 @@ impl Default for Engine {
 pub struct Revenue {
     /// The profile of rules: `stripe`, `chartmogul` or `profitwell`.
     pub profile: String,
+    /// How evenly a line of an invoice is recognised over its period: by `millisecond`, `day` or `month`.
+    pub recognition: Method,
 }
 
 impl Default for Revenue {
     fn default() -> Self {
-        Self { profile: "stripe".to_owned() }
+        Self { profile: "stripe".to_owned(), recognition: Method::default() }
     }
 }
 
@@ -303,7 +305,7 @@ impl Config {
                 return Err(value("revenue.profile", problem));
             }
         };
-        Ok(Rules::of(profile))
+        Ok(Rules { recognition: self.revenue.recognition, ..Rules::of(profile) })
     }
 
     /// The settings that parameters of pipelines can refer to.

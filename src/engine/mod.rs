@@ -144,7 +144,7 @@ pub enum Error {
     CommitsAhead,
     /// The rules of recurring revenue, or the account, are others than the ledger was made with.
     #[error(
-        "revenue.profile or merchant.account was changed after this ledger was made; change it back, or start with a \
+        "revenue.profile, revenue.recognition or merchant.account was changed after this ledger was made; change it back, or start with a \
          new data directory"
     )]
     OtherRules,
@@ -433,6 +433,8 @@ impl Engine {
             ("billing_events", rows::billing_events(&delta.billing_events)?),
             ("ledger_gaps", rows::ledger_gaps(&delta.gaps)?),
             ("late_events", rows::late_events(&delta.late)?),
+            ("metered_usage", rows::metered_usage(&delta.metered_usage)?),
+            ("recognised_revenue", rows::recognised_revenue(&delta.recognised)?),
         ] {
             if rows.num_rows() > 0 {
                 self.append(table, rows.clone()).await?;
@@ -444,10 +446,14 @@ impl Engine {
             removed: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.before.as_ref()))?,
             added: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.after.as_ref()))?,
         };
+        let scheduled = RowDelta {
+            removed: rows::scheduled_mrr(delta.scheduled.iter().filter_map(|change| change.before.as_ref()))?,
+            added: rows::scheduled_mrr(delta.scheduled.iter().filter_map(|change| change.after.as_ref()))?,
+        };
         let clock: Vec<(Scope, EventTime, EventTime)> = self.ledger.clock().collect();
         let clock = rows::log_clock(&clock)?;
         let clock_change = RowDelta { removed: self.log_clock.clone(), added: clock.clone() };
-        for (table, delta) in [("mrr_movements", movements), (CLOCK, clock_change)] {
+        for (table, delta) in [("mrr_movements", movements), ("scheduled_mrr", scheduled), (CLOCK, clock_change)] {
             if !delta.is_empty() && delta.removed != delta.added {
                 self.change(table, &delta)?;
                 changed.insert(table.to_owned(), delta);

@@ -98,7 +98,7 @@ pub(crate) fn apply(
 }
 
 /// Takes one coupon off the lines it applies to; `None` when its amount in their currency is not known.
-fn take(lines: &mut [Line], only: Option<usize>, coupon: &Coupon) -> Option<Vec<Rational>> {
+pub(crate) fn take(lines: &mut [Line], only: Option<usize>, coupon: &Coupon) -> Option<Vec<Rational>> {
     let mut amounts = vec![Rational::zero(); lines.len()];
     let eligible: Vec<usize> = lines
         .iter()

@@ -6,6 +6,7 @@
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 
+use super::recognition::Method;
 use crate::{
     money::Rational,
     stripe::types::{CouponDuration, Interval, SubscriptionStatus},
@@ -58,6 +59,8 @@ pub struct Rules {
     pub days_per_month: Rational,
     /// Rows of one customer less than this many seconds after the first of them make one movement; at least 1.
     pub netting_seconds: u32,
+    /// How evenly a line of an invoice is recognised over its period; the same in every profile.
+    pub recognition: Method,
 }
 
 impl Rules {
@@ -75,6 +78,7 @@ impl Rules {
             weeks_per_month: ratio(52, 12),
             days_per_month: ratio(365, 12),
             netting_seconds: 1,
+            recognition: Method::default(),
         };
         match profile {
             Profile::Stripe => stripe,

@@ -7,3 +7,6 @@ mod cases;
 mod life;
 mod money_events;
 mod properties;
+mod recognition;
+mod schedules;
+mod usage;

@@ -205,6 +205,9 @@ pub(crate) struct Book {
     pub(crate) late: Vec<LateEvent>,
     pub(crate) billing: Vec<BillingEvent>,
     pub(crate) states: Vec<ItemState>,
+    pub(crate) usage: Vec<MeteredUsage>,
+    pub(crate) scheduled: Vec<ScheduledPhase>,
+    pub(crate) recognised: Vec<RecognisedRevenue>,
     pub(crate) duplicates: u64,
     appended: i64,
 }
@@ -223,6 +226,9 @@ impl Book {
             late: Vec::new(),
             billing: Vec::new(),
             states: Vec::new(),
+            usage: Vec::new(),
+            scheduled: Vec::new(),
+            recognised: Vec::new(),
             duplicates: 0,
             appended: 0,
         }
@@ -274,6 +280,15 @@ impl Book {
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
         self.states.extend(delta.item_states);
+        self.usage.extend(delta.metered_usage);
+        self.recognised.extend(delta.recognised);
+        for Change { before, after } in delta.scheduled {
+            if let Some(before) = before {
+                let at = self.scheduled.iter().position(|row| *row == before);
+                self.scheduled.remove(at.expect("`before` is the row as last published"));
+            }
+            self.scheduled.extend(after);
+        }
         self.duplicates += delta.duplicates;
     }
 

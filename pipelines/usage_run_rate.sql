@@ -1,0 +1,69 @@
+/*---
+name: usage_run_rate
+description: The last closed period of each metered item brought to a month, from when to when it was the last one.
+owner: finance
+mode: upsert
+grain: [account, livemode, subscription_item_id, valid_from]
+time_column: valid_from
+columns:
+  subscription_item_id: { description: Stripe subscription item, tests: [not_null] }
+  valid_from:      { description: End of the period of use, tests: [not_null] }
+  valid_to:        { description: "End of the next period of use, or when the item ended" }
+  customer_id:     { description: Stripe customer, tests: [not_null] }
+  subscription_id: { description: Stripe subscription }
+  price_id:        { description: Stripe price }
+  product_id:      { description: Stripe product }
+  currency:        { description: ISO 4217 code in lower case }
+  period_start:    { description: Start of the period of use }
+  amount:          { description: "What the period was worth, net of discounts and inclusive tax" }
+  run_rate:        { description: "The same for a month, by the price's own interval" }
+---*/
+WITH marks AS (
+    SELECT account, livemode, subscription_item_id, period_end AS instant,
+           customer_id, subscription_id, price_id, product_id, currency, period_start, amount, monthly,
+           NULLIF(known_at, known_at) AS ended_at, NULLIF(known_at, known_at) AS going_at
+    FROM metered_usage
+    WHERE subscription_item_id IS NOT NULL
+    UNION ALL
+    -- When a metered item ends, its last period is no longer its run rate; of two states the one known last holds.
+    SELECT account, livemode, subscription_item_id, valid_from AS instant,
+           NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           CASE WHEN status IN ('canceled', 'incomplete_expired') OR array_has(flags, 'removed') OR array_has(flags, 'deleted')
+                THEN known_at END,
+           CASE WHEN status IN ('canceled', 'incomplete_expired') OR array_has(flags, 'removed') OR array_has(flags, 'deleted')
+                THEN NULL ELSE known_at END
+    FROM item_states
+    WHERE array_has(flags, 'metered')
+),
+periods AS (
+    -- A price with tiers has a line for each tier of one period.
+    SELECT
+        account, livemode, subscription_item_id, instant,
+        COUNT(monthly) AS lines,
+        MAX(customer_id) AS customer_id, MAX(subscription_id) AS subscription_id, MAX(price_id) AS price_id,
+        MAX(product_id) AS product_id, MAX(currency) AS currency, MIN(period_start) AS period_start,
+        SUM(amount) AS amount, SUM(monthly) AS run_rate,
+        MAX(ended_at) AS ended_at, MAX(going_at) AS going_at
+    FROM marks
+    GROUP BY account, livemode, subscription_item_id, instant
+),
+ranked AS (
+    SELECT
+        *,
+        ended_at IS NOT NULL AND (going_at IS NULL OR going_at < ended_at) AS ended
+    FROM periods
+),
+spans AS (
+    SELECT
+        *,
+        MIN(CASE WHEN lines > 0 OR ended THEN instant END) OVER (
+            PARTITION BY account, livemode, subscription_item_id ORDER BY instant
+            ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING
+        ) AS valid_to
+    FROM ranked
+)
+SELECT
+    account, livemode, subscription_item_id, instant AS valid_from, valid_to,
+    customer_id, subscription_id, price_id, product_id, currency, period_start, amount, run_rate
+FROM spans
+WHERE lines > 0 AND NOT ended
