@@ -21,19 +21,22 @@ columns:
 WITH marks AS (
     SELECT account, livemode, subscription_item_id, period_end AS instant,
            customer_id, subscription_id, price_id, product_id, currency, period_start, amount, monthly,
-           NULLIF(known_at, known_at) AS ended_at, NULLIF(known_at, known_at) AS going_at
+           CAST(NULL AS BIGINT) AS ended_as, CAST(NULL AS BIGINT) AS going_as
     FROM metered_usage
     WHERE subscription_item_id IS NOT NULL
     UNION ALL
-    -- When a metered item ends, its last period is no longer its run rate; of two states the one known last holds.
+    -- When a metered item ends, its last period is no longer its run rate; of an instant's states the last one holds.
     SELECT account, livemode, subscription_item_id, valid_from AS instant,
            NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
-           CASE WHEN status IN ('canceled', 'incomplete_expired') OR array_has(flags, 'removed') OR array_has(flags, 'deleted')
-                THEN known_at END,
-           CASE WHEN status IN ('canceled', 'incomplete_expired') OR array_has(flags, 'removed') OR array_has(flags, 'deleted')
-                THEN NULL ELSE known_at END
-    FROM item_states
-    WHERE array_has(flags, 'metered')
+           CASE WHEN ended THEN revision END,
+           CASE WHEN ended THEN NULL ELSE revision END
+    FROM (
+        SELECT *,
+            (status IN ('canceled', 'incomplete_expired') OR array_has(flags, 'removed') OR array_has(flags, 'deleted'))
+            AND NOT array_has(flags, 'withdrawn') AS ended
+        FROM item_states
+        WHERE array_has(flags, 'metered') AND provenance <> 'reconstructed'
+    ) AS states
 ),
 periods AS (
     -- A price with tiers has a line for each tier of one period.
@@ -43,14 +46,14 @@ periods AS (
         MAX(customer_id) AS customer_id, MAX(subscription_id) AS subscription_id, MAX(price_id) AS price_id,
         MAX(product_id) AS product_id, MAX(currency) AS currency, MIN(period_start) AS period_start,
         SUM(amount) AS amount, SUM(monthly) AS run_rate,
-        MAX(ended_at) AS ended_at, MAX(going_at) AS going_at
+        MAX(ended_as) AS ended_as, MAX(going_as) AS going_as
     FROM marks
     GROUP BY account, livemode, subscription_item_id, instant
 ),
 ranked AS (
     SELECT
         *,
-        ended_at IS NOT NULL AND (going_at IS NULL OR going_at < ended_at) AS ended
+        ended_as IS NOT NULL AND (going_as IS NULL OR going_as < ended_as) AS ended
     FROM periods
 ),
 spans AS (

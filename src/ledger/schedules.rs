@@ -9,25 +9,26 @@
 
 use std::{hash::Hasher, sync::Arc};
 
-use num_bigint::BigInt;
-use num_traits::Zero;
 use serde::{Deserialize, Serialize};
 
 use super::{
     catalogue::{Need, Shelf},
-    discounts::{self, Line},
+    content::Content,
     hash::Fingerprint,
     history::Inserted,
+    parts::{self, Level, PartDiscount, Shared, Terms},
     replay::Context,
     rows::{Change, LedgerGap},
-    rules::Rules,
-    valuation::{Unpriced, interval_amount},
+    valuation::{self, Gap},
 };
 use crate::{
-    money::{Amount, Currency, Rational},
+    money::{Amount, Currency},
     stripe::{
         ids::{CustomerId, EventId, SubscriptionId},
-        types::{Coupon, CouponRef, Event, Schedule, ScheduleDiscount, ScheduleItem, SchedulePhase, Scope, TaxRate},
+        types::{
+            CouponRef, Event, Schedule, ScheduleDiscount, ScheduleItem, SchedulePhase, Scope, Subscription,
+            SubscriptionItem, SubscriptionStatus,
+        },
     },
     time::EventTime,
 };
@@ -164,10 +165,12 @@ impl Plan {
             if phase.end.is_some_and(|end| end <= starts_at) {
                 continue;
             }
-            let (worth, gaps) = value(phase, start, cx.shelf, cx.rules);
+            let (worth, needs, gaps) = value(phase, start, cx);
+            for need in needs {
+                *cx.shelf_changed |= cx.shelf.wait(need, cx.customer);
+            }
             for gap in gaps {
-                *cx.shelf_changed |= cx.shelf.wait(gap.need.clone(), cx.customer);
-                self.report(gap.reason, &gap.need, start, cx);
+                self.report(gap.reason, &gap.object_id, start, cx);
             }
             let Some(worth) = worth else { continue };
             rows.push(ScheduledPhase {
@@ -189,8 +192,7 @@ impl Plan {
         rows
     }
 
-    fn report(&mut self, reason: &str, need: &Need, start: EventTime, cx: &mut Context<'_>) {
-        let object = need.object_id();
+    fn report(&mut self, reason: &str, object: &str, start: EventTime, cx: &mut Context<'_>) {
         if self.reported.iter().any(|(known, of)| **known == *reason && **of == *object) {
             return;
         }
@@ -216,105 +218,102 @@ struct Worth {
     known_at: EventTime,
 }
 
-/// What is missing for the rest.
-struct Missing {
-    reason: &'static str,
-    need: Need,
+/// The monthly value of a phase's licensed items, `None` while none of them can be valued; and what is missing for the
+/// rest. It is valued as the subscription that the phase will make.
+fn value(phase: &SchedulePhase, time: EventTime, cx: &mut Context<'_>) -> (Option<Worth>, Vec<Need>, Vec<Gap>) {
+    let content = Arc::new(Content::of(&subscription(phase)));
+    let mut parts = parts::of(&content, Shared::of(&content, &[]), cx.shelf, time, |_| None, cx.memo);
+    for (part, item) in parts.iter_mut().zip(&phase.items) {
+        let own = item.discounts.iter().map(|discount| (Level::Item, discount));
+        let shared = phase.discounts.iter().map(|discount| (Level::Subscription, discount));
+        let currency = part.currency;
+        let discounts = own.chain(shared).filter_map(|(level, of)| discount(level, of, currency, cx.shelf));
+        part.discounts = discounts.collect();
+    }
+    let mut gaps = Vec::new();
+    let valued = valuation::value(&content, false, &parts, Vec::new(), time, cx.rules, &mut gaps);
+    let worth = valued.values.first().map(|first| Worth {
+        currency: first.currency,
+        mrr: valued.values.iter().map(|value| value.mrr).sum(),
+        known_at: valued.values.iter().map(|value| value.known_at).max().unwrap_or(EventTime::MIN),
+    });
+    (worth, valued.needs, gaps)
 }
 
-/// The monthly value of a phase's licensed items; `None` while none of them can be valued.
-fn value(phase: &SchedulePhase, time: EventTime, shelf: &Shelf, rules: &Rules) -> (Option<Worth>, Vec<Missing>) {
-    let mut missing = Vec::new();
-    let (mut lines, mut items, mut nets) = (Vec::new(), Vec::new(), Vec::new());
-    let mut known_at = EventTime::MIN;
-    for item in &phase.items {
-        match line(item, phase, time, shelf, rules) {
-            Ok(Some((line, at))) => {
-                lines.push(line);
-                items.push(item);
-                nets.push(net_share(item, phase));
-                known_at = known_at.max(at);
-            }
-            Ok(None) => {}
-            Err(reason) => missing.push(Missing { reason, need: Need::Price(item.price.id.clone()) }),
-        }
-    }
-    let of_items =
-        items.iter().enumerate().flat_map(|(index, item)| item.discounts.iter().map(move |d| (d, Some(index))));
-    for (discount, only) in of_items.chain(phase.discounts.iter().map(|discount| (discount, None))) {
-        match coupon(discount, shelf) {
-            Ok((coupon, at)) => {
-                if !rules.subtracts(&coupon.duration) {
-                    continue;
-                }
-                match discounts::take(&mut lines, only, coupon) {
-                    Some(_) => known_at = known_at.max(at),
-                    None => {
-                        missing.push(Missing { reason: "discount_unresolved", need: Need::Coupon(coupon.id.clone()) })
-                    }
-                }
-            }
-            Err(Some(need)) => missing.push(Missing { reason: "discount_unresolved", need }),
-            Err(None) => {}
-        }
-    }
-    let Some(currency) = lines.first().map(|line| line.currency) else {
-        return (None, missing);
+/// The subscription that a phase makes, but for its discounts, which have no ids yet.
+fn subscription(phase: &SchedulePhase) -> Subscription {
+    let item = |(position, item): (usize, &ScheduleItem)| SubscriptionItem {
+        id: position.to_string().as_str().into(),
+        price: item.price.clone(),
+        quantity: item.quantity.clone(),
+        discounts: Vec::new(),
+        tax_rates: item.tax_rates.clone(),
+        trial_end: None,
+        current_period_start: None,
+        current_period_end: None,
     };
-    let monthly =
-        lines.iter().zip(&nets).map(|(line, net)| Amount::from_minor(&(&line.left * &line.share * net), currency));
-    let mrr: Result<Vec<Amount>, _> = monthly.collect();
-    let mrr = mrr.map(|items| items.into_iter().sum::<Amount>().max(Amount::ZERO));
-    (mrr.ok().map(|mrr| Worth { currency, mrr, known_at }), missing)
+    Subscription {
+        id: "".into(),
+        customer: "".into(),
+        status: SubscriptionStatus::Active,
+        currency: phase.currency,
+        items: phase.items.iter().enumerate().map(item).collect(),
+        items_truncated: false,
+        discounts: Vec::new(),
+        tax_rates: phase.tax_rates.clone(),
+        created: None,
+        start_date: None,
+        trial_start: None,
+        trial_end: None,
+        cancel_at: None,
+        cancel_at_period_end: false,
+        canceled_at: None,
+        ended_at: None,
+        current_period_end: None,
+        pause_collection: None,
+        cancellation_reason: None,
+        pause_reason: None,
+        schedule: None,
+    }
 }
 
-/// An item as an invoice line would bill it; `None` when it is not licensed and recurring.
-fn line(
-    item: &ScheduleItem,
-    phase: &SchedulePhase,
-    time: EventTime,
+/// A discount of a phase: of a coupon to be applied, or of one that exists.
+fn discount(
+    level: Level,
+    discount: &ScheduleDiscount,
+    currency: Option<Currency>,
     shelf: &Shelf,
-    rules: &Rules,
-) -> Result<Option<(Line, EventTime)>, &'static str> {
-    let known = shelf.price(&item.price.id).ok_or("price_unknown")?;
-    let price = &known.value.price;
-    let Some(interval) = price.interval.filter(|_| !price.metered) else {
-        return Ok(None);
-    };
-    let currency = phase.currency.or(price.currency).ok_or("currency_unknown")?;
-    let quantity = item.quantity.clone().unwrap_or_else(|| Rational::from_integer(BigInt::from(1)));
-    let list = interval_amount(&known.value, currency, &quantity, time).map_err(|why| match why {
-        Unpriced::Price => "price_unknown",
-        Unpriced::Tiers => "tiers_unknown",
-        Unpriced::Currency => "currency_unknown",
-        Unpriced::Amount => "amount_too_large",
-    })?;
-    let share = rules.monthly_share(interval, price.interval_count);
-    let cadence = (interval, price.interval_count);
-    let line = Line { product: price.product.clone(), currency, cadence, list: list.clone(), left: list, share };
-    Ok(Some((line, known.at)))
-}
-
-/// The share of an item's amount that is not inclusive tax.
-fn net_share(item: &ScheduleItem, phase: &SchedulePhase) -> Rational {
-    let rates: &[TaxRate] = if item.tax_rates.is_empty() { &phase.tax_rates } else { &item.tax_rates };
-    let inclusive = rates.iter().filter(|rate| rate.inclusive).map(|rate| &rate.percentage);
-    let percent = inclusive.fold(Rational::zero(), |sum, rate| sum + rate);
-    let hundred = Rational::from_integer(BigInt::from(100));
-    if percent <= -hundred.clone() { Rational::from_integer(1.into()) } else { &hundred / (&hundred + percent) }
-}
-
-/// The coupon behind a discount, and when it was known; or what has to become known, if that can be said.
-fn coupon<'s>(discount: &ScheduleDiscount, shelf: &'s Shelf) -> Result<(&'s Coupon, EventTime), Option<Need>> {
-    let id = match (&discount.coupon, &discount.discount) {
-        (Some(CouponRef::Id(id)), _) => id.clone(),
-        (Some(CouponRef::Full(coupon)), _) => coupon.id.clone(),
+) -> Option<PartDiscount> {
+    let (id, coupon, from, known_at) = match (&discount.coupon, &discount.discount) {
+        (Some(CouponRef::Id(coupon)), _) => (coupon.as_str().into(), coupon.clone(), (None, None), EventTime::MIN),
+        (Some(CouponRef::Full(coupon)), _) => {
+            (coupon.id.as_str().into(), coupon.id.clone(), (None, None), EventTime::MIN)
+        }
         (None, Some(id)) => match shelf.discount(id) {
-            Some(known) => known.value.coupon.clone(),
-            None => return Err(Some(Need::Discount(id.clone()))),
+            Some(known) => (id.clone(), known.value.coupon.clone(), (known.value.start, known.value.end), known.at),
+            None => return Some(PartDiscount { level, id: id.clone(), terms: Err(Need::Discount(id.clone())) }),
         },
-        (None, None) => return Err(None),
+        (None, None) => return None,
     };
-    let known = shelf.coupon(&id).ok_or(Some(Need::Coupon(id)))?;
-    Ok((&known.value, known.at))
+    let terms = match shelf.coupon(&coupon) {
+        None => Err(Need::Coupon(coupon)),
+        Some(known) => {
+            let facts = &known.value;
+            let amount_off = match &facts.amount_off {
+                Some(amount) if facts.currency == currency => Some(amount),
+                _ => currency.and_then(|currency| facts.currency_options.get(&currency)),
+            };
+            Ok(Terms {
+                coupon,
+                duration: facts.duration.clone(),
+                percent_off: facts.percent_off.clone(),
+                amount_off: amount_off.cloned(),
+                applies_to: facts.applies_to.clone(),
+                start: from.0,
+                end: from.1,
+                known_at: known_at.max(known.at),
+            })
+        }
+    };
+    Some(PartDiscount { level, id, terms })
 }

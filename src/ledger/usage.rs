@@ -17,7 +17,7 @@ use super::{
     rules::Rules,
 };
 use crate::{
-    money::{Amount, Currency, Rational},
+    money::{Amount, Currency, Rational, exact},
     stripe::{
         ids::{CustomerId, EventId, PriceId, ProductId, SubscriptionId, SubscriptionItemId},
         types::{Event, Invoice, InvoiceLine, Scope},
@@ -242,7 +242,7 @@ impl Billed {
             return Told::Not(Some("currency_unknown"));
         };
         let minor = Rational::from_integer(BigInt::from(self.net_minor));
-        let month = &minor * rules.monthly_share(interval, price.interval_count);
+        let month = &minor * exact(rules.monthly_share(interval, price.interval_count));
         let amounts = [minor, month].map(|minor| Amount::from_minor(&minor, currency));
         let [Ok(amount), Ok(monthly)] = amounts else {
             return Told::Not(Some("amount_too_large"));

@@ -8,5 +8,6 @@ mod life;
 mod money_events;
 mod properties;
 mod recognition;
+mod rules;
 mod schedules;
 mod usage;

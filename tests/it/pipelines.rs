@@ -199,7 +199,9 @@ impl World {
         ItemState {
             scope: self.scope(),
             valid_from: EventTime::from_seconds(START + self.random.random_range(1..8) * 30 * 86_400),
-            known_at: EventTime::from_seconds(START + self.next as i64),
+            known_at: EventTime::from_seconds(START),
+            revision: u32::try_from(self.next).unwrap(),
+            position: 0,
             customer_id: "cus_1".into(),
             subscription_id: "sub_1".into(),
             subscription_item_id: format!("si_{}", self.random.random_range(0..5)).as_str().into(),
@@ -212,7 +214,11 @@ impl World {
             interval_count: 1,
             quantity: None,
             list_amount: None,
+            net_share: None,
             discounts: Vec::new(),
+            trial_end: None,
+            started_at: None,
+            order_evidence: None,
             provenance: "event".into(),
             event_id: "evt_1".into(),
         }
