@@ -309,7 +309,12 @@ impl Config {
     /// The settings that parameters of pipelines can refer to.
     #[must_use]
     pub fn settings(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("merchant.zone".to_owned(), self.merchant.zone.clone())])
+        // Stripe divides by those who came in the period too; ChartMogul and ProfitWell by the opening alone.
+        let arrivals_count = self.revenue.profile == "stripe";
+        BTreeMap::from([
+            ("merchant.zone".to_owned(), self.merchant.zone.clone()),
+            ("revenue.logo_churn_counts_arrivals".to_owned(), arrivals_count.to_string()),
+        ])
     }
 
     /// The event log.
