@@ -7,7 +7,7 @@ grain: [account, livemode, day]
 time_column: day
 parameters:
   zone: { type: text, default: UTC, setting: merchant.zone, description: IANA zone in which days begin and end }
-  pauses: { type: boolean, default: "false", description: Whether a customer whose last subscription is paused has churned; for Stripe it has not }
+  pauses: { type: boolean, default: "false", setting: revenue.pause_is_logo_churn, description: Whether a customer whose last subscription is paused has churned; for Stripe it has not }
 columns:
   day:         { description: "Calendar day in the merchant's zone", tests: [not_null] }
   opening:     { description: "Customers when the day begins", tests: [not_null, not_negative] }

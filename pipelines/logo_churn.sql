@@ -7,8 +7,8 @@ grain: [account, livemode, month]
 time_column: month
 parameters:
   zone: { type: text, default: UTC, setting: merchant.zone, description: IANA zone in which months begin and end }
-  arrivals_count: { type: boolean, default: "true", setting: revenue.logo_churn_counts_arrivals, description: "Whether logo_churn is churned / (opening + arrived), as Stripe counts, or lost / opening" }
-  pauses: { type: boolean, default: "false", description: Whether a customer whose last subscription is paused has churned; for Stripe it has not }
+  denominator: { type: text, default: opening_and_new, setting: revenue.logo_churn_denominator, description: "opening: logo_churn is lost / opening; else churned / (opening + arrived)" }
+  pauses: { type: boolean, default: "false", setting: revenue.pause_is_logo_churn, description: Whether a customer whose last subscription is paused has churned; for Stripe it has not }
 columns:
   month:       { description: "First day of the month in the merchant's zone; the last month is as far as the log goes", tests: [not_null] }
   opening:     { description: "Customers with MRR above 0 when the month begins", tests: [not_null, not_negative] }
@@ -21,7 +21,7 @@ columns:
   churned:     { description: "voluntary + involuntary, with paused if pauses is set" }
   lost:        { description: "Of the customers of the opening those who have churned and not come back when the month ends" }
   churn_of_opening: { description: "lost / opening, as ChartMogul counts" }
-  churn_of_opening_and_arrived: { description: "churned / (opening + arrived), as Stripe counts over 30 days" }
+  churn_of_opening_and_new: { description: "churned / (opening + arrived), as Stripe counts over 30 days" }
   logo_churn:  { description: "Of the two the one of the revenue profile" }
   voluntary_churn:   { description: "The part of logo_churn that cancelled; with those who paused if pauses is set" }
   involuntary_churn: { description: "The part of logo_churn whose payments failed" }
@@ -75,9 +75,9 @@ months AS (
 parts AS (
     SELECT
         *,
-        CASE WHEN $arrivals_count THEN churned_voluntary ELSE lost_voluntary END AS part_voluntary,
-        CASE WHEN $arrivals_count THEN involuntary ELSE lost_involuntary END AS part_involuntary,
-        NULLIF(CASE WHEN $arrivals_count THEN opening + arrived ELSE opening END, 0) AS whole
+        CASE WHEN $denominator = 'opening' THEN lost_voluntary ELSE churned_voluntary END AS part_voluntary,
+        CASE WHEN $denominator = 'opening' THEN lost_involuntary ELSE involuntary END AS part_involuntary,
+        NULLIF(CASE WHEN $denominator = 'opening' THEN opening ELSE opening + arrived END, 0) AS whole
     FROM months
 )
 SELECT
@@ -87,7 +87,7 @@ SELECT
     lost_voluntary + lost_involuntary AS lost,
     CAST(lost_voluntary + lost_involuntary AS DECIMAL(28, 6)) / NULLIF(opening, 0) AS churn_of_opening,
     CAST(churned_voluntary + involuntary AS DECIMAL(28, 6)) / NULLIF(opening + arrived, 0)
-        AS churn_of_opening_and_arrived,
+        AS churn_of_opening_and_new,
     CAST(part_voluntary + part_involuntary AS DECIMAL(28, 6)) / whole AS logo_churn,
     CAST(part_voluntary AS DECIMAL(28, 6)) / whole AS voluntary_churn,
     CAST(part_involuntary AS DECIMAL(28, 6)) / whole AS involuntary_churn

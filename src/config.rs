@@ -309,11 +309,12 @@ impl Config {
     /// The settings that parameters of pipelines can refer to.
     #[must_use]
     pub fn settings(&self) -> BTreeMap<String, String> {
-        // Stripe divides by those who came in the period too; ChartMogul and ProfitWell by the opening alone.
-        let arrivals_count = self.revenue.profile == "stripe";
+        // A profile that does not exist stops whoever asks for its rules.
+        let rules = self.rules().unwrap_or_default();
         BTreeMap::from([
             ("merchant.zone".to_owned(), self.merchant.zone.clone()),
-            ("revenue.logo_churn_counts_arrivals".to_owned(), arrivals_count.to_string()),
+            ("revenue.logo_churn_denominator".to_owned(), rules.logo_churn_denominator.as_str().to_owned()),
+            ("revenue.pause_is_logo_churn".to_owned(), rules.pause_is_logo_churn.to_string()),
         ])
     }
 

@@ -76,7 +76,7 @@ impl Place {
 }
 
 /// The pipelines that come with the program.
-const SHIPPED: [(&str, &str); 20] = [
+const SHIPPED: [(&str, &str); 23] = [
     ("arpa.sql", include_str!("../../pipelines/arpa.sql")),
     ("churn_features.sql", include_str!("../../pipelines/churn_features.sql")),
     ("cohort_logo_retention.sql", include_str!("../../pipelines/cohort_logo_retention.sql")),
@@ -94,9 +94,12 @@ const SHIPPED: [(&str, &str); 20] = [
     ("mrr_by_price.sql", include_str!("../../pipelines/mrr_by_price.sql")),
     ("mrr_daily.sql", include_str!("../../pipelines/mrr_daily.sql")),
     ("mrr_monthly.sql", include_str!("../../pipelines/mrr_monthly.sql")),
+    ("mrr_outlook.sql", include_str!("../../pipelines/mrr_outlook.sql")),
     ("net_revenue_retention.sql", include_str!("../../pipelines/net_revenue_retention.sql")),
     ("quick_ratio.sql", include_str!("../../pipelines/quick_ratio.sql")),
     ("recoveries.sql", include_str!("../../pipelines/recoveries.sql")),
+    ("trial_conversion.sql", include_str!("../../pipelines/trial_conversion.sql")),
+    ("trials.sql", include_str!("../../pipelines/trials.sql")),
 ];
 
 /// The directory of pipelines in the working directory.

@@ -16,7 +16,7 @@ use datafusion::{datasource::MemTable, prelude::SessionContext};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tributary::{
     engine,
-    ledger::rows::{BillingEvent, Cause, LedgerEntry, Movement, MovementKind},
+    ledger::rows::{BillingEvent, Cause, LedgerEntry, Measure, Movement, MovementKind, OutlookEntry},
     money::{Amount, Currency, Rational},
     stream::{
         calendar,
@@ -24,7 +24,7 @@ use tributary::{
         graph::plan_all,
         pipeline::{Pipeline, RowDelta},
     },
-    stripe::types::Scope,
+    stripe::types::{Interval, Scope},
     tables::rows,
     time::EventTime,
 };
@@ -42,6 +42,7 @@ struct World {
     random: StdRng,
     movements: BTreeMap<String, Movement>,
     entries: Vec<LedgerEntry>,
+    outlook: Vec<OutlookEntry>,
     billing: Vec<BillingEvent>,
     next: u64,
     newest: BTreeMap<Scope, EventTime>,
@@ -54,6 +55,7 @@ impl World {
             random,
             movements: BTreeMap::new(),
             entries: Vec::new(),
+            outlook: Vec::new(),
             billing: Vec::new(),
             next: 0,
             newest: BTreeMap::new(),
@@ -95,12 +97,29 @@ impl World {
             currency: self.currency(),
             change: "change".into(),
             cause: Cause::QuantityChange,
+            causes: vec![Cause::QuantityChange],
+            interval: Interval::Month,
+            interval_count: 1,
             list_delta: delta,
             discount_delta: Amount::ZERO,
             mrr_delta: delta,
             quantity_delta: Rational::from_integer(self.random.random_range(-1..2).into()),
             event_ids: vec!["evt_1".into()],
         }
+    }
+
+    fn outlook(&mut self) -> OutlookEntry {
+        let measure = if self.random.random_bool(0.8) { Measure::Trial } else { Measure::CancelScheduled };
+        let causes =
+            [Cause::TrialConverted, Cause::Canceled, Cause::PaymentFailure, Cause::Pause, Cause::QuantityChange];
+        let entry = LedgerEntry {
+            reverses_entry_id: self.random.random_bool(0.2).then(|| "ent_0".into()),
+            subscription_id: format!("sub_{}", self.random.random_range(0..10)).as_str().into(),
+            change: ["start", "end", "change", "imported"][self.random.random_range(0..4)].into(),
+            cause: causes[self.random.random_range(0..causes.len())],
+            ..self.entry()
+        };
+        OutlookEntry { measure, entry }
     }
 
     fn movement(&mut self, id: String, revision: i64) -> Movement {
@@ -163,12 +182,13 @@ impl World {
             }
         }
         let entries: Vec<LedgerEntry> = (0..self.random.random_range(0..6)).map(|_| self.entry()).collect();
+        let outlook: Vec<OutlookEntry> = (0..self.random.random_range(0..9)).map(|_| self.outlook()).collect();
         let before = self.clock();
         for (scope, at) in added
             .iter()
             .map(|m: &Movement| (&m.scope, m.occurred_at))
             .chain(billed.iter().map(|b: &BillingEvent| (&b.scope, b.occurred_at)))
-            .chain(entries.iter().map(|e| (&e.scope, e.event_time)))
+            .chain(entries.iter().chain(outlook.iter().map(|o| &o.entry)).map(|e| (&e.scope, e.event_time)))
         {
             let newest = self.newest.entry(scope.clone()).or_insert(at);
             *newest = (*newest).max(at);
@@ -178,10 +198,12 @@ impl World {
         let movements =
             RowDelta { removed: rows::mrr_movements(&removed).unwrap(), added: rows::mrr_movements(&added).unwrap() };
         self.entries.extend(entries.iter().cloned());
+        self.outlook.extend(outlook.iter().cloned());
         let appended = |rows: RecordBatch| RowDelta { removed: RecordBatch::new_empty(rows.schema()), added: rows };
         BTreeMap::from([
             ("mrr_movements".to_owned(), movements),
             ("mrr_ledger".to_owned(), appended(rows::mrr_ledger(&entries).unwrap())),
+            ("outlook_ledger".to_owned(), appended(rows::outlook_ledger(&outlook).unwrap())),
             ("billing_events".to_owned(), appended(rows::billing_events(&billed).unwrap())),
             ("log_clock".to_owned(), RowDelta { removed: before, added: after }),
         ])
@@ -228,6 +250,7 @@ impl World {
         BTreeMap::from([
             ("mrr_movements".to_owned(), rows::mrr_movements(self.movements.values()).unwrap()),
             ("mrr_ledger".to_owned(), rows::mrr_ledger(&self.entries).unwrap()),
+            ("outlook_ledger".to_owned(), rows::outlook_ledger(&self.outlook).unwrap()),
             ("billing_events".to_owned(), rows::billing_events(&self.billing).unwrap()),
             ("log_clock".to_owned(), self.clock()),
         ])

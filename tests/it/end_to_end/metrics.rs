@@ -186,6 +186,12 @@ fn stories() -> Vec<Story> {
         s.invoice("2025-02-12", "marked_uncollectible", "lost", 8_000, 4);
         s.invoice("2025-01-14", "paid", "fine", 9_000, 1).quiet("2025-02-20");
     });
+    story("trials", &|s| {
+        let three = [("T1", 100, "usd", "month"), ("T2", 200, "usd", "month"), ("T3", 300, "usd", "month")];
+        s.is("2025-01-10", "a", "trialing", &three).is("2025-01-10", "b", "trialing", &three[..1]);
+        s.is("2025-01-18", "a", "active", &three).is("2025-01-20", "b", "canceled", &three[..1]);
+        s.is("2025-01-25", "c", "trialing", &three[2..]).quiet("2025-02-10");
+    });
     all
 }
 
@@ -296,6 +302,7 @@ async fn told() -> Book {
     site.ingest("data", &events);
     let said = site.run("run --once --data-dir data");
     assert!(said.err.contains(" 0 rejected, 0 late"), "{}", said.err);
+    site.run("check --data-dir data");
     let book = Book::open(&site, "data").await;
     book.never("SELECT * FROM ledger_gaps").await;
     book
@@ -310,6 +317,7 @@ async fn every_metric_says_what_its_worked_case_says() {
     prices_and_customers(&book).await;
     logos(&book).await;
     dunning(&book).await;
+    trials(&book).await;
 }
 
 async fn the_bridge(book: &Book) {
@@ -408,9 +416,9 @@ async fn retention(book: &Book) {
 
 async fn prices_and_customers(book: &Book) {
     book.says(
-        "SELECT price_id, product_id, mrr, quantity FROM mrr_by_price \
+        "SELECT price_id, product_id, \"interval\", interval_count, mrr, quantity FROM mrr_by_price \
          WHERE account = 'plans' AND DATE '2025-03-01' BETWEEN valid_from AND valid_to ORDER BY 1",
-        &["price_A prod_A 0.000000 0.000000000000", "price_B prod_B 50.000000 1.000000000000"],
+        &["price_A prod_A month 1 0.000000 0.000000000000", "price_B prod_B month 1 50.000000 1.000000000000"],
     )
     .await;
     book.says(
@@ -444,7 +452,7 @@ async fn logos(book: &Book) {
     // Of four one cancelled and one did not pay; another went and came back, and one came and went.
     book.says(
         "SELECT opening, arrived, voluntary, involuntary, closing, churned, lost, churn_of_opening, \
-         churn_of_opening_and_arrived, logo_churn, voluntary_churn, involuntary_churn FROM logo_churn \
+         churn_of_opening_and_new, logo_churn, voluntary_churn, involuntary_churn FROM logo_churn \
          WHERE account = 'logos' AND month = '2025-02-01'",
         &["4 2 3 1 2 4 2 0.500000 0.666667 0.666667 0.500000 0.166667"],
     )
@@ -476,6 +484,40 @@ async fn dunning(book: &Book) {
     .await;
 }
 
+async fn trials(book: &Book) {
+    // Three items are one trial.
+    book.says(
+        "SELECT subscription_id, trial_mrr, ended_at, outcome FROM trials WHERE account = 'trials' ORDER BY 1",
+        &[
+            "sub_trials_a 6.000000 2025-01-18T12:00:00Z converted",
+            "sub_trials_b 1.000000 2025-01-20T12:00:00Z canceled",
+            "sub_trials_c 3.000000 null null",
+        ],
+    )
+    .await;
+    book.says(
+        "SELECT month, ended, converted, conversion FROM trial_conversion WHERE account = 'trials' ORDER BY 1",
+        &["2025-01-01 2 1 0.500000", "2025-02-01 0 0 null"],
+    )
+    .await;
+    book.says(
+        "SELECT day, mrr, committed_mrr, trial_mrr, trials FROM mrr_outlook WHERE account = 'trials' \
+         AND day IN ('2025-01-10', '2025-01-18', '2025-01-20', '2025-01-31') ORDER BY 1",
+        &[
+            "2025-01-10 0.000000 0.000000 7.000000 2",
+            "2025-01-18 6.000000 6.000000 1.000000 1",
+            "2025-01-20 6.000000 6.000000 0.000000 0",
+            "2025-01-31 6.000000 6.000000 3.000000 1",
+        ],
+    )
+    .await;
+    book.says(
+        "SELECT kind, cause, mrr_delta FROM mrr_movements WHERE account = 'trials'",
+        &["new trial_converted 6.000000"],
+    )
+    .await;
+}
+
 /// A year of an account, with disorder, in two runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_year_every_metric_equals_its_definition_over_the_ledger() {
@@ -489,6 +531,7 @@ async fn after_a_year_every_metric_equals_its_definition_over_the_ledger() {
         site.ingest("data", &lines.map(|line| format!("{line}\n")).collect::<String>());
         site.run("run --once --data-dir data");
     }
+    site.run("check --data-dir data");
     let book = Book::open(&site, "data").await;
     book.equals_batch().await;
 
@@ -523,6 +566,19 @@ async fn after_a_year_every_metric_equals_its_definition_over_the_ledger() {
         "SELECT l.currency FROM (SELECT currency, sum(mrr_delta) AS mrr FROM mrr_ledger GROUP BY 1) AS l \
          JOIN (SELECT currency, sum(mrr) AS mrr FROM customer_mrr WHERE valid_to = '9999-12-31' GROUP BY 1) AS c \
          ON c.currency = l.currency WHERE l.mrr <> c.mrr",
+    )
+    .await;
+    book.never(
+        "SELECT o.day FROM mrr_outlook AS o LEFT JOIN mrr_daily AS d ON d.day = o.day AND d.currency = o.currency \
+         WHERE o.mrr <> COALESCE(d.closing, 0) OR o.committed_mrr > o.mrr OR o.trial_mrr < 0 OR o.trials < 0",
+    )
+    .await;
+    book.never(
+        "SELECT month FROM trial_conversion AS t JOIN (SELECT date_trunc('month', \
+         local_date(event_time, 'America/New_York')) AS month, count(DISTINCT subscription_id) AS converted \
+         FROM outlook_ledger AS o WHERE measure = 'trial' AND cause = 'trial_converted' \
+         AND reverses_entry_id IS NULL AND entry_id NOT IN (SELECT reverses_entry_id FROM outlook_ledger \
+         WHERE reverses_entry_id IS NOT NULL) GROUP BY 1) AS o USING (month) WHERE t.converted <> o.converted",
     )
     .await;
     // Customers over all currencies are those with MRR in any.
