@@ -17,7 +17,7 @@ mod delta_model;
 mod documents;
 mod end_to_end;
 mod gateway;
-// mod ledger;
+mod ledger;
 mod log_conformance;
 mod log_embedded;
 mod log_kafka;

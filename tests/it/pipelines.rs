@@ -358,14 +358,14 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_pipeline_equals_batch_sql_after_every_epoch() {
-    for seed in 0..4 {
+    for seed in 0..3 {
         compare(shipped(), seed, false).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_pipeline_goes_on_as_if_it_had_never_stopped() {
-    for seed in 10..12 {
+    for seed in 10..11 {
         compare(shipped(), seed, true).await;
     }
 }

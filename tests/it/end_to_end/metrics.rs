@@ -295,7 +295,8 @@ fn lines(rows: &RecordBatch) -> Vec<String> {
         .collect()
 }
 
-async fn told() -> Book {
+/// The stories as the program tells them; the directory lives as long as the site.
+async fn told() -> (Site, Book) {
     let site = Site::new();
     site.write("tributary.toml", CONFIG);
     let events: String = stories().into_iter().map(|story| story.lines).collect();
@@ -305,12 +306,12 @@ async fn told() -> Book {
     site.run("check --data-dir data");
     let book = Book::open(&site, "data").await;
     book.never("SELECT * FROM ledger_gaps").await;
-    book
+    (site, book)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_says_what_its_worked_case_says() {
-    let book = told().await;
+    let (_site, book) = told().await;
     book.equals_batch().await;
     the_bridge(&book).await;
     retention(&book).await;
