@@ -48,7 +48,7 @@ const EVENTS_A_PIECE: usize = 600;
 const HELD_BACK: u64 = 800;
 
 /// How long an engine lives that has nothing more to write.
-const LONGEST_LIFE: Duration = Duration::from_millis(1_500);
+const LONGEST_LIFE: Duration = Duration::from_millis(2_500);
 
 /// A generator of numbers that are the same in every run (Knuth's MMIX constants).
 struct Numbers(u64);
@@ -106,7 +106,7 @@ fn run_with_kills(site: &Site, data: &str, pieces: &[String], numbers: &mut Numb
     for piece in pieces {
         site.ingest(data, piece);
         ingested += piece.lines().count() as i64;
-        for most in [15, 60] {
+        for most in [40, 180] {
             // From "has hardly begun" to "has committed and waits".
             let goal = files(&site.path(data)).len() + numbers.below(most) as usize;
             let variables = [("TRIBUTARY_ENGINE__CHECKPOINT_SECONDS", "0")];
