@@ -291,8 +291,9 @@ impl Book {
         self.recognised.extend(delta.recognised);
         for Change { before, after } in delta.scheduled {
             if let Some(before) = before {
-                let at = self.scheduled.iter().position(|row| *row == before);
-                self.scheduled.remove(at.expect("`before` is the row as last published"));
+                // `before` is the row as last published.
+                let at = self.scheduled.iter().position(|row| *row == before).unwrap();
+                self.scheduled.remove(at);
             }
             self.scheduled.extend(after);
         }
