@@ -11,7 +11,7 @@ use crate::{
     engine::{EXPANSIONS, Engine, Options, Progress},
     log::{self, EventLog},
     serve::{Catalog, Password, Secret, UserTable, postgres},
-    stream::calendar,
+    stream,
 };
 
 /// How many names of things not known are shown.
@@ -91,7 +91,7 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
 
 /// Tables as they can be queried, with the functions that pipelines have.
 pub(super) async fn catalog(tables: Vec<UserTable>) -> miette::Result<Catalog> {
-    Catalog::new(tables, vec![calendar::local_date()]).await.map_err(rim::report)
+    Catalog::new(tables, stream::functions()).await.map_err(rim::report)
 }
 
 /// Starts PostgreSQL over the engine's tables.
