@@ -11,7 +11,7 @@ use crate::{
     engine::{EXPANSIONS, Engine, Options, Progress},
     log::{self, EventLog},
     serve::{Catalog, Password, Secret, UserTable, postgres, views},
-    stream::calendar,
+    stream,
 };
 
 /// How many names of things not known are shown.
@@ -92,7 +92,7 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
 /// Tables as they can be queried, with the views over them and the functions that pipelines have.
 pub(super) async fn catalog(config: &Config, tables: Vec<UserTable>) -> miette::Result<Catalog> {
     let views = views::shipped(&config.settings()).map_err(rim::report)?;
-    Catalog::with_views(tables, vec![calendar::local_date()], &views).await.map_err(rim::report)
+    Catalog::with_views(tables, stream::functions(), &views).await.map_err(rim::report)
 }
 
 /// Starts PostgreSQL over the engine's tables.
