@@ -76,10 +76,11 @@ impl Place {
 }
 
 /// The pipelines that come with the program.
-const SHIPPED: [(&str, &str); 3] = [
+const SHIPPED: [(&str, &str); 4] = [
     ("churn_features.sql", include_str!("../../pipelines/churn_features.sql")),
     ("expansion_events.sql", include_str!("../../pipelines/expansion_events.sql")),
     ("mrr_daily.sql", include_str!("../../pipelines/mrr_daily.sql")),
+    ("subscription_item_changes.sql", include_str!("../../pipelines/subscription_item_changes.sql")),
 ];
 
 /// The directory of pipelines in the working directory.

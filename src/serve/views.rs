@@ -20,7 +20,8 @@ const OPEN: &str = "/*---";
 const CLOSE: &str = "---*/";
 
 /// The files, in an order in which each view comes after those it reads.
-const SHIPPED: [(&str, &str); 0] = [];
+const SHIPPED: [(&str, &str); 1] =
+    [("subscription_item_change_events", include_str!("../../views/subscription_item_change_events.sql"))];
 
 /// A view, with the values of its parameters.
 #[derive(Debug, Clone)]

@@ -27,6 +27,7 @@ mod model_dataset;
 mod model_registry;
 mod model_telco;
 mod pipelines;
+mod pipelines_items;
 mod serve;
 mod serve_view;
 mod simulate;

@@ -16,10 +16,10 @@ use datafusion::{datasource::MemTable, prelude::SessionContext};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tributary::{
     engine,
-    ledger::rows::{BillingEvent, Cause, Movement, MovementKind},
+    ledger::rows::{BillingEvent, Cause, LedgerEntry, Movement, MovementKind},
     money::Amount,
     stream::{
-        calendar,
+        self,
         file::PipelineFile,
         graph::plan_all,
         pipeline::{Pipeline, RowDelta},
@@ -29,6 +29,8 @@ use tributary::{
     time::EventTime,
 };
 
+use crate::pipelines_items::Items;
+
 const START: i64 = 1_704_067_200;
 
 /// The relations that queries read, as they are now.
@@ -36,6 +38,8 @@ struct World {
     random: StdRng,
     movements: BTreeMap<String, Movement>,
     billing: Vec<BillingEvent>,
+    items: Items,
+    entries: Vec<LedgerEntry>,
     next: u64,
     newest: BTreeMap<Scope, EventTime>,
 }
@@ -43,7 +47,15 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { random, movements: BTreeMap::new(), billing: Vec::new(), next: 0, newest: BTreeMap::new() }
+        Self {
+            random,
+            movements: BTreeMap::new(),
+            billing: Vec::new(),
+            items: Items::new(START),
+            entries: Vec::new(),
+            next: 0,
+            newest: BTreeMap::new(),
+        }
     }
 
     fn scope(&mut self) -> Scope {
@@ -115,12 +127,16 @@ impl World {
         let movements =
             RowDelta { removed: rows::mrr_movements(&removed).unwrap(), added: rows::mrr_movements(&added).unwrap() };
         let billing = rows::billing_events(&billed).unwrap();
+        let entries = self.items.epoch(&mut self.random);
+        let ledger = rows::mrr_ledger(&entries).unwrap();
+        self.entries.extend(entries);
         BTreeMap::from([
             ("mrr_movements".to_owned(), movements),
             (
                 "billing_events".to_owned(),
                 RowDelta { removed: RecordBatch::new_empty(billing.schema()), added: billing },
             ),
+            ("mrr_ledger".to_owned(), RowDelta { removed: RecordBatch::new_empty(ledger.schema()), added: ledger }),
             ("log_clock".to_owned(), RowDelta { removed: before, added: after }),
         ])
     }
@@ -154,6 +170,7 @@ impl World {
         BTreeMap::from([
             ("mrr_movements".to_owned(), rows::mrr_movements(self.movements.values()).unwrap()),
             ("billing_events".to_owned(), rows::billing_events(&self.billing).unwrap()),
+            ("mrr_ledger".to_owned(), rows::mrr_ledger(&self.entries).unwrap()),
             ("log_clock".to_owned(), self.clock()),
         ])
     }
@@ -162,7 +179,9 @@ impl World {
 /// The SQL of a file in batch, by stock DataFusion.
 async fn batch(file: &PipelineFile, world: &World, schema: &SchemaRef) -> BTreeSet<String> {
     let context = SessionContext::new();
-    context.register_udf(calendar::local_date());
+    for function in stream::functions() {
+        context.register_udf(function);
+    }
     for (name, rows) in world.relations() {
         context.register_table(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap())).unwrap();
     }
@@ -252,6 +271,54 @@ async fn a_restored_pipeline_goes_on_as_if_it_had_never_stopped() {
     for seed in 10..12 {
         compare(shipped(), seed, true).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_changes_of_an_item_add_up_to_its_rounded_mrr_and_reversals_leave_no_trace() {
+    let file = shipped().into_iter().find(|file| file.metadata.name == "subscription_item_changes").unwrap();
+    let mut world = World::new(30);
+    let mut pipeline = plan(vec![file]).await.remove(0);
+    let mut output = BTreeSet::new();
+    for _ in 0..120 {
+        let delta = pipeline.advance(&world.epoch(), &BTreeMap::new()).await.unwrap();
+        add_up(&mut output, &delta, pipeline.schema());
+    }
+    let rows: Vec<Vec<&str>> = output.iter().map(|line| line.split(" | ").collect()).collect();
+    let column = |name: &str| pipeline.schema().index_of(name).unwrap();
+    // By item, price and currency: what the ledger's entries add up to, rounded, is what the changes add up to.
+    let place = ["account", "subscription_item_id", "price_id", "currency"];
+    let mut ledger: BTreeMap<Vec<String>, i128> = BTreeMap::new();
+    for entry in &world.entries {
+        let (account, item) = (entry.scope.account.as_str(), entry.subscription_item_id.as_str());
+        let key = [account, item, entry.price_id.as_str(), entry.currency.as_str()].map(str::to_owned).to_vec();
+        *ledger.entry(key).or_default() += entry.mrr_delta.micros();
+    }
+    let mut changes: BTreeMap<Vec<String>, i128> = BTreeMap::new();
+    let mut active: BTreeMap<Vec<String>, i64> = BTreeMap::new();
+    for row in &rows {
+        let key: Vec<String> = place.iter().map(|name| row[column(name)].to_owned()).collect();
+        *changes.entry(key.clone()).or_default() += row[column("mrr_change")].parse::<i128>().unwrap();
+        *active.entry(key).or_default() += match row[column("event_type")] {
+            "ACTIVE_START" => 1,
+            "ACTIVE_END" => -1,
+            "ACTIVE_UPGRADE" | "ACTIVE_DOWNGRADE" => 0,
+            other => panic!("{other} is no type of Stripe's"),
+        };
+    }
+    assert!(active.values().all(|count| [0, 1].contains(count)), "{active:?}");
+    for (key, micros) in &ledger {
+        let unit = match key[3].as_str() {
+            "jpy" => 1_000_000,
+            "kwd" => 1_000,
+            _ => 10_000,
+        };
+        // No amount of these histories lies on a tie.
+        let rounded = (2 * micros + unit).div_euclid(2 * unit);
+        assert_eq!(changes.get(key).copied().unwrap_or(0), rounded, "{key:?}");
+    }
+    let taken_back = world.entries.iter().filter(|entry| entry.reverses_entry_id.is_some()).count();
+    assert!(taken_back > 50 && rows.len() + 2 * taken_back <= world.entries.len(), "{} {taken_back}", rows.len());
+    assert!(rows.iter().any(|row| row[column("event_type")] == "ACTIVE_UPGRADE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
