@@ -137,8 +137,18 @@ impl History {
             (Some(step), Some((time, ..))) if step.time == *time => step,
             (Some(mut other), _) => {
                 let nothing = State::default();
-                let wrote =
-                    self.write(&mut other, &nothing, nothing.clone(), None, &[], imported, Evidence::Alone, id, around, cx);
+                let wrote = self.write(
+                    &mut other,
+                    &nothing,
+                    nothing.clone(),
+                    None,
+                    &[],
+                    imported,
+                    Evidence::Alone,
+                    id,
+                    around,
+                    cx,
+                );
                 written |= wrote.entries;
                 Box::default()
             }
@@ -403,7 +413,7 @@ fn show(
             None => {
                 let end = step.shown.len();
                 content::insert_tight(&mut step.shown, end, shown);
-            },
+            }
         }
     }
 }

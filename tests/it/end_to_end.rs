@@ -8,5 +8,6 @@ mod kafka;
 mod pipelines;
 mod scores;
 mod serving;
+mod sigma;
 mod support;
 mod truth;

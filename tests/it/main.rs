@@ -33,4 +33,5 @@ mod serve_view;
 mod simulate;
 mod stripe_reading;
 mod stripe_redaction;
+mod stripe_shapes;
 mod stripe_support;

@@ -8,7 +8,7 @@ use rand::{Rng, rngs::StdRng};
 use tributary::{
     ledger::rows::{Cause, LedgerEntry},
     money::{Amount, Rational},
-    stripe::types::Scope,
+    stripe::types::{Interval, Scope},
     time::EventTime,
 };
 
@@ -96,6 +96,9 @@ impl Items {
                 currency: ["usd", "jpy", "kwd"][index % 3].parse().unwrap(),
                 change: change.into(),
                 cause: Cause::QuantityChange,
+                causes: vec![Cause::QuantityChange],
+                interval: Interval::Month,
+                interval_count: 1,
                 list_delta: Amount::from_micros(micros),
                 discount_delta: Amount::ZERO,
                 mrr_delta: Amount::from_micros(micros),
