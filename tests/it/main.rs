@@ -17,6 +17,7 @@ mod delta_model;
 mod documents;
 mod end_to_end;
 mod gateway;
+mod how_we_count;
 mod ledger;
 mod log_conformance;
 mod log_embedded;
