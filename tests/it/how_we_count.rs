@@ -155,7 +155,6 @@ fn every_worked_case_is_a_test_and_every_test_of_one_is_on_the_page() {
     tests(&here("src"), &mut found);
     let rows = table("Worked cases");
     let named: BTreeSet<String> = rows.iter().map(|row| word(&row[2]).to_owned()).collect();
-    assert_eq!(named.len(), rows.len(), "a case has a test of its own");
     let missing: Vec<_> = named.iter().filter(|name| !found.contains_key(*name)).collect();
     assert!(missing.is_empty(), "there are no such tests: {missing:?}");
     let cases = found.iter().filter(|(_, file)| file.ends_with("ledger/cases.rs")).map(|(name, _)| name);
