@@ -20,8 +20,12 @@ const OPEN: &str = "/*---";
 const CLOSE: &str = "---*/";
 
 /// The files, in an order in which each view comes after those it reads.
-const SHIPPED: [(&str, &str); 1] =
-    [("subscription_item_change_events", include_str!("../../views/subscription_item_change_events.sql"))];
+const SHIPPED: [(&str, &str); 4] = [
+    ("subscription_item_change_events", include_str!("../../views/subscription_item_change_events.sql")),
+    ("exchange_rates_from_usd", include_str!("../../views/exchange_rates_from_usd.sql")),
+    ("sigma_products", include_str!("../../views/sigma_products.sql")),
+    ("sigma_prices", include_str!("../../views/sigma_prices.sql")),
+];
 
 /// A view, with the values of its parameters.
 #[derive(Debug, Clone)]

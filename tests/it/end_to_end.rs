@@ -8,6 +8,6 @@ mod kafka;
 mod pipelines;
 mod scores;
 mod serving;
-mod sigma;
+pub(crate) mod sigma;
 mod support;
 mod truth;

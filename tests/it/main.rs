@@ -31,6 +31,7 @@ mod pipelines;
 mod pipelines_items;
 mod serve;
 mod serve_view;
+mod sigma_views;
 mod simulate;
 mod stripe_reading;
 mod stripe_redaction;
