@@ -24,7 +24,7 @@ SELECT
     CASE WHEN unit_amount = ROUND(unit_amount) THEN CAST(unit_amount AS BIGINT) END AS unit_amount,
     unit_amount AS unit_amount_decimal,
     billing_scheme, tiers_mode,
-    interval AS recurring_interval,
+    "interval" AS recurring_interval,
     interval_count AS recurring_interval_count,
     usage_type AS recurring_usage_type,
     transform_divide_by AS transform_quantity_divide_by,

@@ -49,7 +49,7 @@ async fn catalog() -> Catalog {
             "prices",
             "price_id, 'prod_1' AS product_id, 'Monthly' AS nickname, true AS active, 'usd' AS currency, \
              CAST(unit_amount AS DECIMAL(38, 12)) AS unit_amount, 'per_unit' AS billing_scheme, \
-             CAST(NULL AS TEXT) AS tiers_mode, 'month' AS interval, 3 AS interval_count, 'licensed' AS usage_type, \
+             CAST(NULL AS TEXT) AS tiers_mode, 'month' AS \"interval\", 3 AS interval_count, 'licensed' AS usage_type, \
              CAST(NULL AS BIGINT) AS transform_divide_by, CAST(NULL AS TEXT) AS transform_round",
             "price_id, unit_amount",
             "('price_1', '1900'), ('price_2', '0.5')",
@@ -85,8 +85,8 @@ async fn a_rate_holds_over_the_week_end_through_the_base_of_its_source_and_for_a
     )
     .await;
     assert_eq!(rates.len(), 11, "three days of one and eight of the other: {rates:?}");
-    assert_eq!(rates[2], "2024-01-07 usd jpy 144.766963000000");
-    assert_eq!(rates[3], "2024-01-08 usd jpy 144.527681000000");
+    assert_eq!(rates[2], "2024-01-07 usd jpy 144.766963");
+    assert_eq!(rates[3], "2024-01-08 usd jpy 144.527681");
     assert!(rates[10].starts_with("2024-01-15 "), "{rates:?}");
     let own = "SELECT DISTINCT rate FROM exchange_rates_from_usd WHERE buy_currency = 'usd'";
     assert_eq!(ask(&catalog, own).await, ["1.000000000000"]);
