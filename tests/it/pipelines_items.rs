@@ -46,7 +46,7 @@ impl Items {
                 let micros = [0, 10_004_999, 10_005_001, 833_333, 49_000_000][random.random_range(0..5)];
                 (random.random_range(0..2), micros, random.random_range(1..4))
             });
-            item.states.insert(self.start + random.random_range(0..40) * 86_400, state);
+            item.states.insert(self.start + random.random_range(0..400) * 86_400, state);
             self.write(index, &mut item, &mut rows);
             self.items[index] = item;
         }
