@@ -98,6 +98,7 @@ const SHIPPED: [(&str, &str); 24] = [
     ("net_revenue_retention.sql", include_str!("../../pipelines/net_revenue_retention.sql")),
     ("quick_ratio.sql", include_str!("../../pipelines/quick_ratio.sql")),
     ("recoveries.sql", include_str!("../../pipelines/recoveries.sql")),
+    ("subscription_item_changes.sql", include_str!("../../pipelines/subscription_item_changes.sql")),
     ("trial_conversion.sql", include_str!("../../pipelines/trial_conversion.sql")),
     ("trials.sql", include_str!("../../pipelines/trials.sql")),
     ("usage_run_rate.sql", include_str!("../../pipelines/usage_run_rate.sql")),

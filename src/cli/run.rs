@@ -10,8 +10,8 @@ use crate::{
     config::{Config, POSTGRES_PASSWORD},
     engine::{EXPANSIONS, Engine, Options, Progress},
     log::{self, EventLog},
-    serve::{Catalog, Password, Secret, UserTable, postgres},
-    stream::calendar,
+    serve::{Catalog, Password, Secret, UserTable, postgres, views},
+    stream,
 };
 
 /// How many names of things not known are shown.
@@ -89,14 +89,15 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
     Engine::open(options, log, alerts, rim::clock(), rim::nonce()).await.map_err(rim::engine_report)
 }
 
-/// Tables as they can be queried, with the functions that pipelines have.
-pub(super) async fn catalog(tables: Vec<UserTable>) -> miette::Result<Catalog> {
-    Catalog::new(tables, vec![calendar::local_date()]).await.map_err(rim::report)
+/// Tables as they can be queried, with the views over them and the functions that pipelines have.
+pub(super) async fn catalog(config: &Config, tables: Vec<UserTable>) -> miette::Result<Catalog> {
+    let views = views::shipped(&config.settings()).map_err(rim::report)?;
+    Catalog::with_views(tables, stream::functions(), &views).await.map_err(rim::report)
 }
 
 /// Starts PostgreSQL over the engine's tables.
 pub(super) async fn serve(config: &Config, place: &Place, engine: &Engine) -> miette::Result<postgres::Handle> {
-    let catalog = catalog(engine.user_tables().map_err(rim::engine_report)?).await?;
+    let catalog = catalog(config, engine.user_tables().map_err(rim::engine_report)?).await?;
     let configured = env::var(POSTGRES_PASSWORD).ok().map(Secret::new);
     let password = Password::load_or_create(&place.data_dir, configured, rim::random()).map_err(rim::report)?;
     let options = postgres::Options::new(

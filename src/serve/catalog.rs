@@ -26,7 +26,10 @@ use datafusion::{
 };
 use datafusion_postgres::datafusion_pg_catalog::pg_catalog::{context::EmptyContextProvider, setup_pg_catalog};
 
-use super::{Error, comments};
+use super::{
+    Error, comments,
+    views::{self, View},
+};
 
 /// The database name clients see.
 pub const DATABASE: &str = "tributary";
@@ -79,6 +82,18 @@ impl Catalog {
     /// # Errors
     /// [`Error::Shape`] when a table has no `livemode`; [`Error::Query`] when two tables have one name.
     pub async fn new(tables: Vec<UserTable>, functions: Vec<ScalarUDF>) -> Result<Self, Error> {
+        Self::with_views(tables, functions, &[]).await
+    }
+
+    /// A catalog of `tables` and of those of the `views` whose tables are among them.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and when a view cannot be planned.
+    pub async fn with_views(
+        mut tables: Vec<UserTable>,
+        functions: Vec<ScalarUDF>,
+        views: &[View],
+    ) -> Result<Self, Error> {
         let context = read_only_context()?;
         let database = context
             .catalog(DATABASE)
@@ -90,11 +105,12 @@ impl Catalog {
                 context.register_table(TableReference::partial(schema, table.name.as_str()), Arc::new(rows))?;
             }
         }
-        setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| *error)?;
-        comments::describe(&context, &database, &tables).await?;
         for function in functions {
             context.register_udf(function);
         }
+        tables.extend(views::register(&context, &database, &[LIVE_SCHEMA, TEST_SCHEMA], views).await?);
+        setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| *error)?;
+        comments::describe(&context, &database, &tables).await?;
         Ok(Self { context: Arc::new(context) })
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`LiveTable`] lays the rows still in memory over the committed snapshot of a table; a [`Catalog`] shows such
 //! tables to people, live mode in the schema `public` and test mode in `test`; [`postgres`] speaks PostgreSQL to `psql`
-//! and BI tools. Nothing here writes: what the tables hold is decided elsewhere.
+//! and BI tools. [`views`] are the SQL views that come with the program. Nothing here writes: what the tables hold is decided elsewhere.
 
 pub mod catalog;
 mod comments;
@@ -10,6 +10,7 @@ pub mod password;
 pub mod postgres;
 mod scan;
 pub mod view;
+pub mod views;
 
 use std::{io, net::SocketAddr, path::PathBuf};
 

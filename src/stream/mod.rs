@@ -6,6 +6,7 @@
 pub mod calendar;
 pub mod checkpoint;
 mod class;
+pub mod currency;
 pub mod file;
 pub mod graph;
 mod groups;
@@ -15,6 +16,12 @@ pub mod pipeline;
 mod planning;
 
 pub use class::Relation;
+
+/// The functions that pipelines can call beside DataFusion's own.
+#[must_use]
+pub fn functions() -> Vec<datafusion::logical_expr::ScalarUDF> {
+    vec![calendar::local_date(), calendar::local_timestamp(), currency::minor_units()]
+}
 
 /// What can stop a pipeline.
 #[derive(Debug, thiserror::Error)]

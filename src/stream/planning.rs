@@ -15,7 +15,6 @@ use datafusion::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    calendar,
     class::{Class, Refusal, Relation},
     file::{FileError, Mode, PipelineFile},
 };
@@ -28,7 +27,9 @@ pub(super) fn context() -> SessionContext {
     options.optimizer.enable_dynamic_filter_pushdown = false;
     options.sql_parser.collect_spans = true;
     let context = SessionContext::new_with_config(config);
-    context.register_udf(calendar::local_date());
+    for function in super::functions() {
+        context.register_udf(function);
+    }
     context
 }
 

@@ -10,5 +10,6 @@ mod pipelines;
 mod revenue;
 mod scores;
 mod serving;
+pub(crate) mod sigma;
 mod support;
 mod truth;

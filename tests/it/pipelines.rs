@@ -21,7 +21,7 @@ use tributary::{
     },
     money::{Amount, Currency, Rational},
     stream::{
-        calendar,
+        self,
         file::PipelineFile,
         graph::plan_all,
         pipeline::{Pipeline, RowDelta},
@@ -30,6 +30,8 @@ use tributary::{
     tables::rows,
     time::EventTime,
 };
+
+use crate::pipelines_items::Items;
 
 const START: i64 = 1_704_067_200;
 
@@ -43,6 +45,7 @@ const EPOCHS: usize = 12;
 struct World {
     random: StdRng,
     movements: BTreeMap<String, Movement>,
+    items: Items,
     entries: Vec<LedgerEntry>,
     outlook: Vec<OutlookEntry>,
     billing: Vec<BillingEvent>,
@@ -58,6 +61,7 @@ impl World {
         Self {
             random,
             movements: BTreeMap::new(),
+            items: Items::new(START),
             entries: Vec::new(),
             outlook: Vec::new(),
             billing: Vec::new(),
@@ -187,7 +191,7 @@ impl World {
                 _ => billed.push(self.bill()),
             }
         }
-        let entries: Vec<LedgerEntry> = (0..self.random.random_range(0..6)).map(|_| self.entry()).collect();
+        let entries = self.items.epoch(&mut self.random);
         let outlook: Vec<OutlookEntry> = (0..self.random.random_range(0..9)).map(|_| self.outlook()).collect();
         let before = self.clock();
         for (scope, at) in added
@@ -337,7 +341,9 @@ impl World {
 /// The SQL of every file in batch, by stock DataFusion; each in turn reads what those before it gave.
 async fn batch(pipelines: &[Pipeline], relations: BTreeMap<String, RecordBatch>) -> BTreeMap<String, BTreeSet<String>> {
     let context = SessionContext::new();
-    context.register_udf(calendar::local_date());
+    for function in stream::functions() {
+        context.register_udf(function);
+    }
     let register = |name: &str, rows: RecordBatch| {
         context.register_table(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap())).unwrap();
     };
@@ -445,6 +451,54 @@ async fn a_restored_pipeline_goes_on_as_if_it_had_never_stopped() {
     for seed in 10..11 {
         compare(shipped(), seed, true).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_changes_of_an_item_add_up_to_its_rounded_mrr_and_reversals_leave_no_trace() {
+    let file = shipped().into_iter().find(|file| file.metadata.name == "subscription_item_changes").unwrap();
+    let mut world = World::new(30);
+    let mut pipeline = plan(vec![file]).await.remove(0);
+    let mut output = BTreeSet::new();
+    for _ in 0..120 {
+        let delta = pipeline.advance(&world.epoch(), &BTreeMap::new()).await.unwrap();
+        add_up(&mut output, &delta);
+    }
+    let rows: Vec<Vec<&str>> = output.iter().map(|line| line.split(" | ").collect()).collect();
+    let column = |name: &str| pipeline.schema().index_of(name).unwrap();
+    // By item, price and currency: what the ledger's entries add up to, rounded, is what the changes add up to.
+    let place = ["account", "subscription_item_id", "price_id", "currency"];
+    let mut ledger: BTreeMap<Vec<String>, i128> = BTreeMap::new();
+    for entry in &world.entries {
+        let (account, item) = (entry.scope.account.as_str(), entry.subscription_item_id.as_str());
+        let key = [account, item, entry.price_id.as_str(), entry.currency.as_str()].map(str::to_owned).to_vec();
+        *ledger.entry(key).or_default() += entry.mrr_delta.micros();
+    }
+    let mut changes: BTreeMap<Vec<String>, i128> = BTreeMap::new();
+    let mut active: BTreeMap<Vec<String>, i64> = BTreeMap::new();
+    for row in &rows {
+        let key: Vec<String> = place.iter().map(|name| row[column(name)].to_owned()).collect();
+        *changes.entry(key.clone()).or_default() += row[column("mrr_change")].parse::<i128>().unwrap();
+        *active.entry(key).or_default() += match row[column("event_type")] {
+            "ACTIVE_START" => 1,
+            "ACTIVE_END" => -1,
+            "ACTIVE_UPGRADE" | "ACTIVE_DOWNGRADE" => 0,
+            other => panic!("{other} is no type of Stripe's"),
+        };
+    }
+    assert!(active.values().all(|count| [0, 1].contains(count)), "{active:?}");
+    for (key, micros) in &ledger {
+        let unit = match key[3].as_str() {
+            "jpy" => 1_000_000,
+            "kwd" => 1_000,
+            _ => 10_000,
+        };
+        // No amount of these histories lies on a tie.
+        let rounded = (2 * micros + unit).div_euclid(2 * unit);
+        assert_eq!(changes.get(key).copied().unwrap_or(0), rounded, "{key:?}");
+    }
+    let taken_back = world.entries.iter().filter(|entry| entry.reverses_entry_id.is_some()).count();
+    assert!(taken_back > 50 && rows.len() + 2 * taken_back <= world.entries.len(), "{} {taken_back}", rows.len());
+    assert!(rows.iter().any(|row| row[column("event_type")] == "ACTIVE_UPGRADE"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

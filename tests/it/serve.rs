@@ -3,6 +3,7 @@
 //! Where `psql` is not installed each test says so and passes.
 
 use std::{
+    collections::BTreeMap,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Child, Command, Output, Stdio},
@@ -26,6 +27,7 @@ use tributary::serve::{
     Catalog, Error, LiveTable, Secret, UserTable,
     postgres::{self, Handle, Options},
     view::{DELETE, OP_COLUMN, PUT},
+    views::View,
 };
 
 const PASSWORD: &str = "correct horse";
@@ -579,4 +581,44 @@ async fn the_query_command_plans_queries_only() {
     let without_mode = Arc::new(Schema::new(vec![Field::new("x", DataType::Int64, true)]));
     let table = UserTable::new("t", Arc::new(MemTable::try_new(without_mode, vec![vec![]]).unwrap()));
     assert!(matches!(Catalog::new(vec![table], Vec::new()).await, Err(Error::Shape(_))));
+}
+
+#[tokio::test]
+async fn a_view_reads_the_mode_of_its_schema_and_is_left_out_without_its_tables() {
+    let rows =
+        MemTable::try_new(schema(), vec![vec![days(&[(true, 0, Some(2_000_000), 1), (false, 0, Some(5_000_000), 1)])]]);
+    let table = UserTable::new("mrr_daily", Arc::new(rows.unwrap()));
+    let settings = BTreeMap::from([("a.setting".to_owned(), "usd".to_owned())]);
+    let view = |name: &str, sql: &str| {
+        let metadata = format!(
+            "/*---\nname: {name}\ndescription: d\nparameters: {{ wanted: a.setting }}\ncolumns: {{ total: c }}\n---*/\n"
+        );
+        View::parse(&(metadata + sql), &settings).unwrap().unwrap()
+    };
+    let views = [
+        view(
+            "total",
+            "WITH t AS (SELECT closing FROM mrr_daily WHERE currency = $wanted) SELECT sum(closing) AS total FROM t",
+        ),
+        view("twice", "SELECT 2 * total AS total FROM total"),
+        view("other", "SELECT count(*) AS total FROM no_such_table"),
+    ];
+    let catalog = Catalog::with_views(vec![table.clone()], Vec::new(), &views).await.unwrap();
+    for (sql, answer) in [
+        ("SELECT total FROM twice", "4.000000"),
+        ("SELECT total FROM test.twice", "10.000000"),
+        ("SELECT total FROM total", "2.000000"),
+    ] {
+        let batches = catalog.sql(sql).await.unwrap().collect().await.unwrap();
+        let shown = arrow::util::display::array_value_to_string(batches[0].column(0), 0).unwrap();
+        assert_eq!(shown, answer, "{sql}");
+    }
+    assert!(catalog.sql("SELECT * FROM other").await.is_err());
+    let listed =
+        "SELECT table_type FROM information_schema.tables WHERE table_schema = 'public' AND table_name = 'twice'";
+    let batches = catalog.sql(listed).await.unwrap().collect().await.unwrap();
+    assert_eq!(arrow::util::display::array_value_to_string(batches[0].column(0), 0).unwrap(), "VIEW");
+    // A view that says something else than its file describes is a defect.
+    let wrong = view("wrong", "SELECT closing FROM mrr_daily");
+    assert!(matches!(Catalog::with_views(vec![table], Vec::new(), &[wrong]).await, Err(Error::Shape(_))));
 }

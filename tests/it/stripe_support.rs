@@ -1,6 +1,6 @@
 //! Stripe's own bodies as test material: webhook bodies, and the example objects of seven API versions as events.
 
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
@@ -51,11 +51,18 @@ pub(crate) fn webhook_events() -> Vec<Sample> {
         .collect()
 }
 
+/// The example objects of all versions, as Stripe publishes them.
+pub(crate) fn fixtures() -> BTreeMap<String, Value> {
+    files("openapi-fixtures")
+        .into_iter()
+        .map(|(version, text)| (version, serde_json::from_str(&text).unwrap()))
+        .collect()
+}
+
 /// The example objects of all versions, each as the object of an event.
 pub(crate) fn fixture_events() -> Vec<Sample> {
     let mut samples = Vec::new();
-    for (version, fixtures) in files("openapi-fixtures") {
-        let fixtures: Value = serde_json::from_str(&fixtures).unwrap();
+    for (version, fixtures) in fixtures() {
         for (name, object) in fixtures["resources"].as_object().unwrap() {
             let event = json!({
                 "id": format!("evt_{name}"), "object": "event", "api_version": version, "created": 1_700_000_000,

@@ -1,0 +1,163 @@
+//! docs/how-we-count.md says what the program does: the profiles setting by setting, the statuses, the causes, and that
+//! every worked case is a test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+use tributary::{
+    ledger::{Profile, Rules, rows::Cause},
+    stripe::types::SubscriptionStatus,
+};
+
+fn here(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The rows of the first table under a heading, its first line left out.
+fn table(heading: &str) -> Vec<Vec<String>> {
+    let page = fs::read_to_string(here("docs/how-we-count.md")).unwrap();
+    let lines =
+        page.lines().skip_while(|line| *line != format!("## {heading}")).skip_while(|line| !line.starts_with('|'));
+    let rows: Vec<Vec<String>> = lines
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect())
+        .collect();
+    assert!(rows.len() > 2, "there is no table under {heading}");
+    rows.into_iter().skip(2).collect()
+}
+
+fn word(cell: &str) -> &str {
+    cell.strip_prefix('`').and_then(|rest| rest.strip_suffix('`')).unwrap_or(cell)
+}
+
+/// A setting as the page writes it; fractions as they are.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Bool(value) => if *value { "yes" } else { "no" }.to_owned(),
+        Value::Array(fraction) => format!("{}/{}", fraction[0], fraction[1]),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn reduced(text: &str) -> String {
+    let Some((numerator, denominator)) = text.split_once('/') else { return text.to_owned() };
+    let (numerator, denominator): (u64, u64) = (numerator.parse().unwrap(), denominator.parse().unwrap());
+    let (mut a, mut b) = (numerator, denominator);
+    while b > 0 {
+        (a, b) = (b, a % b);
+    }
+    format!("{}/{}", numerator / a, denominator / a)
+}
+
+#[test]
+fn the_table_of_profiles_is_what_the_profiles_are() {
+    let rows = table("The profiles side by side");
+    let page = fs::read_to_string(here("docs/how-we-count.md")).unwrap();
+    let documented: BTreeSet<&str> = rows.iter().map(|row| word(&row[0])).collect();
+    assert_eq!(documented.len(), rows.len(), "a setting has one row");
+    for (column, profile) in [Profile::Stripe, Profile::Chartmogul, Profile::Profitwell].into_iter().enumerate() {
+        let Value::Object(mut settings) = serde_json::to_value(Rules::of(profile)).unwrap() else { unreachable!() };
+        settings.remove("profile");
+        let names: BTreeSet<&str> = settings.keys().map(String::as_str).collect();
+        assert_eq!(documented, names, "the settings of the program and those of the page");
+        for row in &rows {
+            let (name, said) = (word(&row[0]), reduced(word(&row[column + 1])));
+            assert_eq!(said, reduced(&written(&settings[name])), "{name} under {profile:?}");
+        }
+    }
+    for name in documented {
+        let group = name.strip_prefix("subtract").unwrap_or(name);
+        assert!(
+            page.contains(&format!("**`{name}`")) || page.contains(&format!("`{group}`")),
+            "{name} is not explained"
+        );
+    }
+}
+
+#[test]
+fn the_table_of_statuses_holds_for_every_profile() {
+    let rows = table("What counts");
+    assert_eq!(rows.len(), 8, "Stripe has eight statuses");
+    for profile in [Profile::Stripe, Profile::Chartmogul, Profile::Profitwell] {
+        for row in &rows {
+            let status = SubscriptionStatus::from(word(&row[0]));
+            assert!(!matches!(status, SubscriptionStatus::Other(_)), "{row:?}");
+            let counts = if Rules::of(profile).counts_status(&status) { "yes" } else { "no" };
+            assert_eq!(row[1], counts, "{row:?} under {profile:?}");
+        }
+    }
+}
+
+#[test]
+fn the_causes_are_listed_in_the_order_in_which_they_lead() {
+    let page = fs::read_to_string(here("docs/how-we-count.md")).unwrap();
+    let mut ordered = CAUSES;
+    ordered.sort();
+    assert_eq!(ordered, CAUSES, "the program's own order");
+    let mut rest = page.split_once("the leading one is the first of:").unwrap().1;
+    for cause in CAUSES.map(Cause::as_str) {
+        let at = rest.find(&format!("`{cause}`")).unwrap_or_else(|| panic!("{cause} is not where it should be"));
+        rest = &rest[at..];
+    }
+}
+
+const CAUSES: [Cause; 16] = [
+    Cause::PaymentFailure,
+    Cause::Canceled,
+    Cause::Uncanceled,
+    Cause::Pause,
+    Cause::Resume,
+    Cause::TrialStarted,
+    Cause::TrialConverted,
+    Cause::CurrencyChange,
+    Cause::AddedSubscription,
+    Cause::RemovedSubscription,
+    Cause::PlanChange,
+    Cause::IntervalChange,
+    Cause::PriceChange,
+    Cause::QuantityChange,
+    Cause::DiscountStart,
+    Cause::DiscountEnd,
+];
+
+/// The names of all tests in Rust files below a directory, with their files.
+fn tests(dir: &Path, found: &mut BTreeMap<String, PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tests(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let mut is_test = false;
+            for line in text.lines().map(str::trim) {
+                if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                    is_test = true;
+                } else if let Some(rest) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
+                    if std::mem::take(&mut is_test) {
+                        let name = rest.split(['(', '<']).next().unwrap();
+                        found.insert(name.to_owned(), path.clone());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_worked_case_is_a_test_and_every_test_of_one_is_on_the_page() {
+    let mut found = BTreeMap::new();
+    tests(&here("tests/it"), &mut found);
+    tests(&here("src"), &mut found);
+    let rows = table("Worked cases");
+    let named: BTreeSet<String> = rows.iter().map(|row| word(&row[2]).to_owned()).collect();
+    let missing: Vec<_> = named.iter().filter(|name| !found.contains_key(*name)).collect();
+    assert!(missing.is_empty(), "there are no such tests: {missing:?}");
+    let cases = found.iter().filter(|(_, file)| file.ends_with("ledger/cases.rs")).map(|(name, _)| name);
+    let unlisted: Vec<_> = cases.filter(|name| !named.contains(*name)).collect();
+    assert!(unlisted.is_empty(), "these worked cases are not on the page: {unlisted:?}");
+}
