@@ -8,6 +8,7 @@ mod gateway;
 mod ingest;
 mod output;
 mod query;
+mod rebuild;
 mod rim;
 mod run;
 mod simulate;
@@ -48,6 +49,8 @@ enum Command {
     Gateway(gateway::Arguments),
     /// Run a read-only query over every table
     Query(query::Arguments),
+    /// Make every table again from the log and the archive, with late events and changed rules applied
+    Rebuild(rebuild::Arguments),
     /// Check that all pipelines parse, type-check and can be maintained
     Check(check::Arguments),
     /// Say how a pipeline is maintained
@@ -117,6 +120,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => rim::block_on(run::run(arguments)),
         Command::Gateway(arguments) => rim::block_on(gateway::run(arguments)),
         Command::Query(arguments) => rim::block_on(query::run(arguments)),
+        Command::Rebuild(arguments) => rim::block_on(rebuild::run(arguments)),
         Command::Check(arguments) => rim::block_on(check::run(arguments)),
         Command::Explain(arguments) => rim::block_on(check::explain(arguments)),
         Command::Train(arguments) => rim::block_on(train::run(arguments)),

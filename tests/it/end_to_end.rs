@@ -6,6 +6,7 @@ mod crash;
 mod intake;
 mod kafka;
 mod pipelines;
+mod rebuild;
 mod scores;
 mod serving;
 mod support;
