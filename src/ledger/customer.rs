@@ -11,8 +11,9 @@ use super::{
     replay::{Context, Surroundings},
 };
 use crate::{
+    money::Rational,
     stripe::{
-        ids::{DiscountId, EventId, SubscriptionId},
+        ids::{DiscountId, EventId, SubscriptionId, SubscriptionItemId},
         types::{Customer, Discount, Event, Object, Subscription},
     },
     time::EventTime,
@@ -76,8 +77,12 @@ impl Surroundings for Around {
         discounts
     }
 
-    fn ever_discounted(&self) -> bool {
-        !self.discounts.is_empty()
+    fn net_share_at(&self, _: &SubscriptionItemId, _: EventTime) -> Option<Rational> {
+        None
+    }
+
+    fn is_plain(&self) -> bool {
+        self.discounts.is_empty()
     }
 
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)> {

@@ -74,6 +74,15 @@ pub(super) fn read_coupon(json: &str, unknown: &mut UnknownCounts) -> Result<Cou
     parse::<RawCoupon<'_>>(json)?.read(unknown).ok_or(missing("coupon", "id"))
 }
 
+/// Reads a coupon by its id, or whole.
+pub(super) fn read_coupon_ref(coupon: Ref<'_, RawCoupon<'_>>, unknown: &mut UnknownCounts) -> Option<CouponRef> {
+    match coupon {
+        Ref::Absent => None,
+        Ref::Id(id) => Some(CouponRef::Id((&*id).into())),
+        Ref::Full(coupon) => coupon.read(unknown).map(|coupon| CouponRef::Full(Box::new(coupon))),
+    }
+}
+
 /// Reads a discount of its own; `None`, and counted, when it is not made of a coupon.
 pub(super) fn read_discount(json: &str, unknown: &mut UnknownCounts) -> Result<Option<Discount>, Error> {
     let discount = parse::<RawDiscount<'_>>(json)?.read(unknown);
