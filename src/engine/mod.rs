@@ -8,6 +8,7 @@ mod alerts;
 mod archived_log;
 mod checkpoint;
 mod decode;
+mod history;
 mod readers;
 mod rebuild;
 mod recovery;
@@ -33,6 +34,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     alerts::EXPANSIONS,
+    history::{Question, history_tables},
     readers::committed_tables,
     rebuild::{Currency, Rebuilt, rebuild},
     recovery::relations,

@@ -5,6 +5,7 @@
 //! Nothing here decides what a table contains.
 
 mod batch;
+pub mod read;
 pub mod rows;
 
 use std::{

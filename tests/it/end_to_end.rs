@@ -3,6 +3,8 @@
 mod alerts;
 mod commands;
 mod crash;
+mod explain;
+mod history;
 mod intake;
 mod kafka;
 mod pipelines;

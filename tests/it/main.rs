@@ -33,3 +33,4 @@ mod simulate;
 mod stripe_reading;
 mod stripe_redaction;
 mod stripe_support;
+mod tables_read;
