@@ -103,23 +103,18 @@ async fn accounts(catalog: &Catalog, schema: &str, id: &str) -> miette::Result<V
     Ok(accounts.as_string::<i32>().iter().flatten().map(str::to_owned).collect())
 }
 
-async fn unknown(
-    catalog: &Catalog,
-    id: &str,
-    test_mode: bool,
-    accounts: &[String],
-) -> miette::Result<miette::Report> {
+async fn unknown(catalog: &Catalog, id: &str, test_mode: bool, accounts: &[String]) -> miette::Result<miette::Report> {
     if !accounts.is_empty() {
         let help = format!("use one of: {}", accounts.join(", "));
         return Ok(miette::miette!(help = help, "that account has no customer {id}"));
     }
-    let (here, there, flag) = if test_mode {
-        ("test", "live", "leave --test-mode out")
-    } else {
-        ("live", "test", "add --test-mode")
-    };
+    let (here, there, flag) =
+        if test_mode { ("test", "live", "leave --test-mode out") } else { ("live", "test", "add --test-mode") };
     if !self::accounts(catalog, schema(test_mode), id).await?.is_empty() {
-        return Ok(miette::miette!(help = flag, "there is no customer {id} in {here} data, but there is in {there} data"));
+        return Ok(miette::miette!(
+            help = flag,
+            "there is no customer {id} in {here} data, but there is in {there} data"
+        ));
     }
     let help = "check the id, and that its events are ingested and the engine has read them; this lists customers: \
                 tributary query \"select distinct customer_id from mrr_movements\"";
@@ -164,11 +159,7 @@ pub(super) async fn facts(
     Ok(Facts { scope, customer_id: id.to_owned(), rules, states, entries, movements, events, gaps, pricing })
 }
 
-fn events(
-    rows: &RecordBatch,
-    late: &[&str],
-    pricing: &mut BTreeMap<String, String>,
-) -> miette::Result<Vec<Event>> {
+fn events(rows: &RecordBatch, late: &[&str], pricing: &mut BTreeMap<String, String>) -> miette::Result<Vec<Event>> {
     let (created, received) = (times(rows, 0)?, times(rows, 3)?);
     let (kinds, ids, bodies) = (texts(rows, 1)?, texts(rows, 2)?, texts(rows, 4)?);
     let (kinds, ids, bodies) = (kinds.as_string::<i32>(), ids.as_string::<i32>(), bodies.as_string::<i32>());

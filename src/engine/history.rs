@@ -136,6 +136,9 @@ pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<U
             MOVEMENTS => Arc::new(movements_table(table, &entries, &question.rules)),
             SCORES => Arc::new(unavailable(table, "scores are kept only as they are now")),
             OUTLOOK if !counted_so => Arc::new(unavailable(table, "it is kept only as the configured rules count")),
+            _ if question.known_at.is_some() && column(table, &KNOWN).is_none() => {
+                Arc::new(unavailable(table, "its rows do not say since when they are known"))
+            }
             name => match stored.get(name) {
                 Some(provider) => Arc::clone(provider),
                 None => continue,
@@ -145,7 +148,9 @@ pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<U
     }
     let mut shown: Vec<UserTable> = all
         .iter()
-        .filter_map(|table| Some(user_table(&table.name, &table.description, &table.schema, found.get(&table.name)?.clone())))
+        .filter_map(|table| {
+            Some(user_table(&table.name, &table.description, &table.schema, found.get(&table.name)?.clone()))
+        })
         .collect();
     pipeline_tables(&question, &mut found, &mut shown).await?;
     let known_clock: Arc<dyn TableProvider> = Arc::new(clock_table(tables::get(CLOCK)?, &clock, None));
@@ -174,10 +179,14 @@ fn filtered(name: &str, provider: Arc<dyn TableProvider>, condition: Expr) -> Pl
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
+/// The first of these columns that a table has.
+fn column(table: &Table, names: &[&str]) -> Option<Expr> {
+    names.iter().find(|name| table.schema.index_of(name).is_ok()).map(|name| quoted(name))
+}
+
 /// Which rows of a table are asked for.
 fn condition(table: &Table, question: &Question) -> Option<Expr> {
-    let column = |names: &[&str]| names.iter().find(|name| table.schema.index_of(name).is_ok()).map(|name| quoted(name));
-    let until = |names: &[&str], bound: Option<EventTime>| Some(column(names)?.lt_eq(instant(bound?)));
+    let until = |names: &[&str], bound: Option<EventTime>| Some(column(table, names)?.lt_eq(instant(bound?)));
     let customer = question.customer.as_ref().filter(|_| [STATES, LEDGER].contains(&table.name.as_str()));
     let conditions = [
         until(&KNOWN, question.known_at),
@@ -223,7 +232,10 @@ impl LogClock {
             return read::log_clock(&rows).map(Arc::new).map_err(external);
         };
         let context = SessionContext::new();
-        context.register_table("known", filtered(ARCHIVE, Arc::clone(archive), quoted(KNOWN[1]).lt_eq(instant(known_at)))?)?;
+        context.register_table(
+            "known",
+            filtered(ARCHIVE, Arc::clone(archive), quoted(KNOWN[1]).lt_eq(instant(known_at)))?,
+        )?;
         let spans = format!(
             "SELECT account, livemode, MIN(created) AS first_event_at, MAX(created) AS last_event_at, \
              MAX(LEAST(created, received_at + INTERVAL '{MAX_SKEW_MICROS} microseconds')) AS newest FROM known \
@@ -285,11 +297,7 @@ impl Entries {
 }
 
 /// What item states make under `rules`, up to the end of their account and mode.
-fn counted(
-    states: Vec<ItemState>,
-    rules: &Rules,
-    ends: &BTreeMap<Scope, EventTime>,
-) -> PlanResult<Vec<LedgerEntry>> {
+fn counted(states: Vec<ItemState>, rules: &Rules, ends: &BTreeMap<Scope, EventTime>) -> PlanResult<Vec<LedgerEntry>> {
     let mut scopes: BTreeMap<Scope, Vec<ItemState>> = BTreeMap::new();
     for state in states {
         scopes.entry(state.scope.clone()).or_default().push(state);

@@ -221,7 +221,11 @@ pub(super) fn has(state: &ItemState, word: &str) -> bool {
 /// Twelfths where that is a whole number of them: a year is 1/12 of a month's worth, a month 12/12, a week 52/12.
 fn twelfths(share: &Rational) -> String {
     let twelve = share * Rational::from_integer(12.into());
-    if twelve.is_integer() { format!("{}/12", twelve.to_integer()) } else { format!("{}/{}", share.numer(), share.denom()) }
+    if twelve.is_integer() {
+        format!("{}/12", twelve.to_integer())
+    } else {
+        format!("{}/{}", share.numer(), share.denom())
+    }
 }
 
 fn places(currency: Currency) -> usize {
@@ -313,9 +317,10 @@ mod tests {
         monthly.discounts = vec![coupon("item", Some(10), None, "forever"), coupon("item", Some(50), None, "once")];
         let shown = sum(&monthly, &[]);
         assert_eq!(shown.sum.unwrap(), "3 × 29.00 × 12/12 − 10 % (SUMMER, forever) = 78.30");
-        assert_eq!((shown.counts.as_str(), shown.left_out), ("78.30", vec![
-            "coupon SUMMER (once): not taken off under these rules".to_owned()
-        ]));
+        assert_eq!(
+            (shown.counts.as_str(), shown.left_out),
+            ("78.30", vec!["coupon SUMMER (once): not taken off under these rules".to_owned()])
+        );
         let mut yearly = state("si_1", 1, 119_000, Interval::Year);
         yearly.net_share = Some(Rational::new(100.into(), 119.into()));
         assert_eq!(sum(&yearly, &[]).sum.unwrap(), "1 × 1190.00 × 1/12 × 100/119 without tax = 83.333333");
@@ -331,7 +336,8 @@ mod tests {
     #[test]
     fn an_amount_off_the_invoice_shows_the_items_share() {
         let off = || coupon("subscription", None, Some(5_000), "forever");
-        let (mut one, mut other) = (state("si_1", 1, 10_000, Interval::Month), state("si_2", 1, 30_000, Interval::Month));
+        let (mut one, mut other) =
+            (state("si_1", 1, 10_000, Interval::Month), state("si_2", 1, 30_000, Interval::Month));
         (one.discounts, other.discounts) = (vec![off()], vec![off()]);
         other.position = 1;
         let items = [&one, &other];

@@ -193,10 +193,7 @@ pub fn tell(facts: &Facts) -> Result<Story, Error> {
         livemode: facts.scope.livemode,
         customer_id: facts.customer_id.clone(),
         mrr: mrr.into_iter().map(|(code, (currency, sum))| (code, short(sum, currency))).collect(),
-        moments: moments
-            .into_iter()
-            .map(|(time, moment)| Moment { time: time.to_string(), ..moment })
-            .collect(),
+        moments: moments.into_iter().map(|(time, moment)| Moment { time: time.to_string(), ..moment }).collect(),
     })
 }
 

@@ -17,7 +17,8 @@ pub fn story(story: &Story, asked: &str) -> String {
     for moment in &story.moments {
         line(&mut out, format_args!("\n{}", moment.time));
         for event in &moment.events {
-            let late = if event.too_late { "  too late: archived, not applied; `tributary rebuild` applies it" } else { "" };
+            let late =
+                if event.too_late { "  too late: archived, not applied; `tributary rebuild` applies it" } else { "" };
             line(&mut out, format_args!("  event     {}  {}{late}", event.kind, event.event_id));
         }
         for state in &moment.states {
@@ -59,7 +60,10 @@ pub fn origin(origin: &Origin, asked: &str) -> String {
     let mut out = String::new();
     let Moved { movement_id, customer_id, occurred_at, revision, .. } = &origin.movement;
     let mode = if origin.livemode { "live" } else { "test" };
-    line(&mut out, format_args!("movement {movement_id} · revision {revision} · account {} · {mode} · {asked}", origin.account));
+    line(
+        &mut out,
+        format_args!("movement {movement_id} · revision {revision} · account {} · {mode} · {asked}", origin.account),
+    );
     line(&mut out, format_args!("customer {customer_id} at {occurred_at}: {}", movement_text(&origin.movement)));
     for step in &origin.entries {
         line(&mut out, format_args!("\n  entry     {}", entry_text(&step.entry)));
@@ -130,7 +134,11 @@ fn entry_text(entry: &Entry) -> String {
 
 fn movement_text(movement: &Moved) -> String {
     let Moved { kind, mrr_before, mrr_after, mrr_delta, currency, causes, movement_id, .. } = movement;
-    format!("{kind}  {mrr_before} → {mrr_after} {currency} ({})  {}  {movement_id}", signed(mrr_delta), causes.join(", "))
+    format!(
+        "{kind}  {mrr_before} → {mrr_after} {currency} ({})  {}  {movement_id}",
+        signed(mrr_delta),
+        causes.join(", ")
+    )
 }
 
 fn signed(amount: &str) -> String {

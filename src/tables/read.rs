@@ -378,4 +378,3 @@ fn time(text: &str) -> Option<EventTime> {
     let instant = chrono::DateTime::parse_from_rfc3339(text).ok()?;
     Some(EventTime::from_micros(instant.timestamp_micros()))
 }
-

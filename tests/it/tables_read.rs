@@ -74,7 +74,8 @@ fn state() -> impl Strategy<Value = ItemState> {
     let who = (scope(), time(), time(), id(), id(), id(), 1..9_u32, 0..20_u32);
     let what = (id(), option::of(id()), any::<bool>(), vec(id(), 0..3), option::of(interval()), 1..24_u32);
     let worth = (option::of(quantity()), option::of(period()), option::of(fraction()), vec(discount(), 0..3));
-    let rest = (option::of(time()), option::of(time()), option::of(select(vec!["chain", "lifecycle", "arbitrary"])), id());
+    let rest =
+        (option::of(time()), option::of(time()), option::of(select(vec!["chain", "lifecycle", "arbitrary"])), id());
     (who, what, worth, rest).prop_map(|(who, what, worth, rest)| ItemState {
         scope: who.0,
         valid_from: who.1,
@@ -106,7 +107,8 @@ fn state() -> impl Strategy<Value = ItemState> {
 fn entry() -> impl Strategy<Value = LedgerEntry> {
     let who = (scope(), id(), time(), time(), option::of(id()), id(), id(), id());
     let what = (id(), option::of(id()), cause(), vec(cause(), 0..4), interval(), 1..24_u32);
-    let change = (select(vec!["start", "end", "change", "imported"]), amount(), amount(), amount(), quantity(), vec(id(), 0..3));
+    let change =
+        (select(vec!["start", "end", "change", "imported"]), amount(), amount(), amount(), quantity(), vec(id(), 0..3));
     (who, what, change).prop_map(|(who, what, change)| LedgerEntry {
         scope: who.0,
         entry_id: who.1.into(),

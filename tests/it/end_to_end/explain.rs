@@ -124,7 +124,8 @@ fn a_story_tells_what_a_late_event_changed_and_a_movement_leads_back_to_its_even
     let story = site.run("customer cus_grown --data-dir data").out;
     println!("{story}");
     let steps = ["new  0.00 → 29.00", "expansion  29.00 → 58.00 usd (+29.00)", "expansion  58.00 → 87.00 usd (+29.00)"];
-    let places: Vec<_> = steps.iter().map(|step| story.find(step).unwrap_or_else(|| panic!("{step}\n{story}"))).collect();
+    let places: Vec<_> =
+        steps.iter().map(|step| story.find(step).unwrap_or_else(|| panic!("{step}\n{story}"))).collect();
     assert!(places.is_sorted(), "{story}");
     assert!(story.contains("2 × 29.00 × 12/12 = 58.00 usd"), "{story}");
     let taken_back = lines(&story, "taken back when a late event came");
@@ -150,7 +151,10 @@ fn a_story_tells_what_a_late_event_changed_and_a_movement_leads_back_to_its_even
     }
     let json: Value =
         serde_json::from_str(&site.run(&format!("movement {id} --data-dir data --output json")).out).unwrap();
-    assert_eq!((&json["movement"]["kind"], &json["entries"][0]["entry"]["mrr_delta"]), (&json!("expansion"), &json!("29.00")));
+    assert_eq!(
+        (&json["movement"]["kind"], &json["entries"][0]["entry"]["mrr_delta"]),
+        (&json!("expansion"), &json!("29.00"))
+    );
     assert_eq!(json["events"][0]["event_id"], "evt_third");
 
     let unknown = said(&site, "movement nothing --data-dir data");
@@ -169,7 +173,8 @@ fn every_item_of_a_simulated_account_adds_up_to_the_customers_ledger() {
     site.simulate("events.jsonl", "--customers 40 --months 6 --seed 51");
     site.run("ingest events.jsonl --data-dir data");
     site.run("run --once --data-dir data");
-    let customers = site.rows("data", "SELECT customer_id FROM mrr_movements GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 6");
+    let customers =
+        site.rows("data", "SELECT customer_id FROM mrr_movements GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 6");
     let mut sums = 0;
     for customer in customers {
         let id = customer["customer_id"].as_str().unwrap();

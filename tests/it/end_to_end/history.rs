@@ -94,10 +94,10 @@ fn a_question_is_answered_as_it_was_before_late_events_came() {
     assert_same(&answers(&site, "data", &["--known-at", &now], &ROWS), &answers(&site, "data", &[], &ROWS));
 
     // A day, both as it is now known and as it was then.
-    let day = "SELECT closing, customers FROM mrr_daily WHERE currency = 'usd' ORDER BY day DESC LIMIT 1";
+    let days = "SELECT currency, day, closing, customers FROM mrr_daily ORDER BY currency, day";
     let on = chrono::DateTime::from_timestamp(created(prompt[prompt.len() - 1].1), 0).unwrap().date_naive().to_string();
-    let then = ask(&site, "data", &["--as-of", &on, "--known-at", &known_at], day);
-    assert_ne!(then, ask(&site, "data", &["--as-of", &on], day), "late events changed the day {on}");
+    let then = ask(&site, "data", &["--as-of", &on, "--known-at", &known_at], days);
+    assert_ne!(then, ask(&site, "data", &["--as-of", &on], days), "late events changed what had been by {on}");
 }
 
 #[test]
@@ -115,8 +115,11 @@ fn as_of_a_day_the_log_ends_with_it() {
         .iter()
         .map(|(name, sql)| match *name {
             // Whether a day is final is told by what came after it.
-            "mrr_daily" => (*name, "SELECT day, currency, opening, imported, new, reactivation, expansion, contraction, \
-                             churn, closing, customers FROM mrr_daily ORDER BY currency, day"),
+            "mrr_daily" => (
+                *name,
+                "SELECT day, currency, opening, imported, new, reactivation, expansion, contraction, \
+                             churn, closing, customers FROM mrr_daily ORDER BY currency, day",
+            ),
             _ => (*name, *sql),
         })
         .collect();
@@ -151,7 +154,8 @@ fn another_profiles_history_is_what_its_own_engine_would_have_made() {
             }
             let amounts = "SELECT movement_id, occurred_at, customer_id, currency, kind, mrr_before, mrr_after \
                            FROM mrr_movements ORDER BY movement_id";
-            let (left, right) = (ask(&site, "stripe", &["--profile", profile], amounts), ask(&site, profile, &[], amounts));
+            let (left, right) =
+                (ask(&site, "stripe", &["--profile", profile], amounts), ask(&site, profile, &[], amounts));
             assert_same_lines(profile, &left, &right);
         }
         let same = answers(&site, "stripe", &["--profile", "stripe"], &QUESTIONS);
@@ -168,13 +172,13 @@ fn what_cannot_be_asked_for_says_why() {
     for (asked, sql, reason) in [
         (["--as-of", "2024-02-01"], "SELECT * FROM customer_scores", "only as they are now"),
         (["--profile", "baremetrics"], "SELECT 1", "revenue.profile"),
-        (["--known-at", "yesterday"], "SELECT 1", "2026-03-31T12:00:00Z"),
+        (["--known-at", "yesterday"], "SELECT 1", "neither a day nor an instant"),
         (["--as-of", "2024-02-30"], "SELECT 1", "--as-of"),
         (["--as-of", "2024-02-01"], "DELETE FROM mrr_daily", "only queries"),
     ] {
         let said = Said::of(site.command("query --data-dir data").args(asked).arg(sql).output().unwrap());
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{asked:?} {sql}");
-        assert!(said.err.replace("\n  │ ", " ").contains(reason), "{asked:?}: {}", said.err);
+        assert!(said.err.contains(reason), "{asked:?}: {}", said.err);
     }
     let none = ask(&site, "data", &["--known-at", "2020-01-01"], "SELECT count(*) AS n FROM mrr_daily");
     assert_eq!(none, "n\n0\n", "before the first event nothing was known");
