@@ -7,3 +7,4 @@ mod cases;
 mod life;
 mod money_events;
 mod properties;
+mod rules;

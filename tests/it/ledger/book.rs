@@ -205,6 +205,7 @@ pub(crate) struct Book {
     pub(crate) late: Vec<LateEvent>,
     pub(crate) billing: Vec<BillingEvent>,
     pub(crate) states: Vec<ItemState>,
+    pub(crate) outlook: Vec<OutlookEntry>,
     pub(crate) duplicates: u64,
     appended: i64,
 }
@@ -223,6 +224,7 @@ impl Book {
             late: Vec::new(),
             billing: Vec::new(),
             states: Vec::new(),
+            outlook: Vec::new(),
             duplicates: 0,
             appended: 0,
         }
@@ -244,6 +246,11 @@ impl Book {
             .collect();
         let delta = self.ledger.apply(&arrivals).unwrap();
         self.take(delta);
+    }
+
+    /// When the newest record was appended.
+    pub(crate) fn now(&self) -> EventTime {
+        EventTime::from_millis(START * 1_000 + self.appended)
     }
 
     fn take(&mut self, delta: Delta) {
@@ -274,6 +281,7 @@ impl Book {
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
         self.states.extend(delta.item_states);
+        self.outlook.extend(delta.outlook);
         self.duplicates += delta.duplicates;
     }
 
@@ -315,6 +323,16 @@ impl Book {
             .collect()
     }
 
+    /// Rows of a figure that are not recurring revenue: seconds, change, cause, amount.
+    pub(crate) fn outlook(&self, measure: &str) -> Vec<Outlook> {
+        let rows = self.outlook.iter().filter(|row| row.measure.as_str() == measure);
+        rows.map(|OutlookEntry { entry, .. }| {
+            let seconds = entry.event_time.seconds() - START;
+            owned((seconds, &*entry.change, entry.cause.as_str(), &*entry.mrr_delta.to_string()))
+        })
+        .collect()
+    }
+
     pub(crate) fn reasons(&self) -> Vec<&str> {
         self.gaps.iter().map(|gap| &*gap.reason).collect()
     }
@@ -322,4 +340,11 @@ impl Book {
 
 pub(crate) fn short(seconds: i64, kind: &'static str, cause: &'static str, change: &str, after: &str) -> Short {
     (seconds, kind, cause, change.to_owned(), after.to_owned())
+}
+
+/// A row of `outlook_ledger`, short.
+pub(crate) type Outlook = (i64, String, String, String);
+
+pub(crate) fn owned((seconds, change, cause, amount): (i64, &str, &str, &str)) -> Outlook {
+    (seconds, change.to_owned(), cause.to_owned(), amount.to_owned())
 }
