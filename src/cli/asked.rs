@@ -8,6 +8,7 @@ use super::{Place, pipelines, rim, run};
 use crate::{
     config::Config,
     engine::{self, Question},
+    ledger::Profile,
     serve::{Catalog, UserTable},
     stream::calendar::first_instant,
     time::EventTime,
@@ -25,8 +26,8 @@ pub(super) struct Asked {
     #[arg(long, value_name = "INSTANT|DAY")]
     known_at: Option<String>,
     /// Count by the rules of another profile: stripe, chartmogul, profitwell or custom
-    #[arg(long)]
-    profile: Option<String>,
+    #[arg(long, value_parser = profile)]
+    profile: Option<Profile>,
 }
 
 impl Asked {
@@ -37,7 +38,8 @@ impl Asked {
 
     /// In words, for a heading.
     pub(super) fn said(&self) -> String {
-        let parts = [("as of", &self.as_of), ("as known at", &self.known_at), ("counted by", &self.profile)];
+        let profile = self.profile.map(|profile| profile.as_str().to_owned());
+        let parts = [("as of", &self.as_of), ("as known at", &self.known_at), ("counted by", &profile)];
         let parts = parts.into_iter().filter_map(|(word, value)| Some(format!("{word} {}", value.as_ref()?)));
         let said = parts.collect::<Vec<_>>().join(", ");
         if said.is_empty() { "as of now".to_owned() } else { said }
@@ -46,9 +48,7 @@ impl Asked {
     /// The configuration with the profile that was asked for.
     pub(super) fn config(&self, place: &Place) -> miette::Result<Config> {
         let mut config = place.config()?;
-        if let Some(profile) = &self.profile {
-            config.revenue.profile.clone_from(profile);
-        }
+        config.revenue.profile = self.profile.unwrap_or(config.revenue.profile);
         Ok(config)
     }
 
@@ -90,6 +90,12 @@ pub(super) fn nothing(place: &Place) -> miette::Report {
         "there are no tables in {}",
         place.data_dir.display()
     )
+}
+
+fn profile(text: &str) -> Result<Profile, String> {
+    let mut all = Profile::NAMED.into_iter().chain([Profile::Custom]);
+    all.find(|profile| profile.as_str() == text)
+        .ok_or_else(|| "there are stripe, chartmogul, profitwell and custom".to_owned())
 }
 
 /// A day's end in the merchant's zone, or an instant.

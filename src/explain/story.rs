@@ -142,7 +142,7 @@ pub struct Moved {
     pub cause: String,
     /// All causes.
     pub causes: Vec<String>,
-    /// Before, after and the difference.
+    /// Before.
     pub mrr_before: String,
     /// After.
     pub mrr_after: String,

@@ -171,7 +171,7 @@ fn what_cannot_be_asked_for_says_why() {
     site.run("run --once --data-dir data");
     for (asked, sql, reason) in [
         (["--as-of", "2024-02-01"], "SELECT * FROM customer_scores", "only as they are now"),
-        (["--profile", "baremetrics"], "SELECT 1", "revenue.profile"),
+        (["--profile", "custom"], "SELECT 1", "[revenue.custom]"),
         (["--known-at", "yesterday"], "SELECT 1", "neither a day nor an instant"),
         (["--as-of", "2024-02-30"], "SELECT 1", "--as-of"),
         (["--as-of", "2024-02-01"], "DELETE FROM mrr_daily", "only queries"),
@@ -180,6 +180,8 @@ fn what_cannot_be_asked_for_says_why() {
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{asked:?} {sql}");
         assert!(said.err.contains(reason), "{asked:?}: {}", said.err);
     }
+    let wrong = Said::of(site.command("query --data-dir data --profile baremetrics").arg("SELECT 1").output().unwrap());
+    assert!(wrong.code == 2 && wrong.err.contains("chartmogul"), "{}", wrong.err);
     let none = ask(&site, "data", &["--known-at", "2020-01-01"], "SELECT count(*) AS n FROM mrr_daily");
     assert_eq!(none, "n\n0\n", "before the first event nothing was known");
     let test = ask(&site, "data", &["--as-of", "2024-02-01"], "SELECT count(*) AS n FROM test.mrr_daily");
