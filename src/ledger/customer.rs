@@ -126,6 +126,14 @@ impl Surroundings for Around {
         discounts.map(|change| (change.appended_at, &change.event_id)).chain(deleted).chain(taxes).collect()
     }
 
+    fn known_by(&self, time: EventTime) -> EventTime {
+        let deleted = self.deleted.iter().map(|(at, appended, _)| (*at, *appended));
+        let discounts = self.discounts.iter().map(|change| (change.time, change.appended_at));
+        let taxes = self.taxes.iter().map(|told| (told.time, told.appended_at));
+        let changes = deleted.chain(discounts).chain(taxes).filter(|(at, _)| *at <= time);
+        changes.map(|(_, appended)| appended).max().unwrap_or(EventTime::MIN)
+    }
+
     fn change_times(&self) -> Vec<EventTime> {
         let deleted = self.deleted.iter().map(|(time, ..)| *time);
         let taxes = self.tax_changes().map(|told| told.time);

@@ -42,6 +42,8 @@ pub(crate) trait Surroundings {
     fn is_plain(&self) -> bool;
     /// The events that changed the customer at exactly this time, with their append times.
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)>;
+    /// When the last was appended of the changes up to a time: all that its subscriptions are worth then rests on them.
+    fn known_by(&self, time: EventTime) -> EventTime;
     /// All times at which it changed.
     fn change_times(&self) -> Vec<EventTime>;
 }
@@ -129,7 +131,7 @@ impl History {
             let content = Arc::clone(snap.before.as_ref().filter(|_| imported).unwrap_or(&snap.content));
             let print = if imported { snap.trace.before.unwrap_or(snap.trace.print) } else { snap.trace.print };
             let time = if imported { opening_time(&content, step.time) } else { content.started.unwrap_or(step.time) };
-            (time, step.time, content, print, snap.appended_at, snap.id.clone())
+            (time, step.time, content, print, snap.appended_at.max(around.known_by(time)), snap.id.clone())
         });
         let found = found.filter(|(time, first, ..)| imported || time < first);
         let mut written = false;
@@ -213,6 +215,7 @@ impl History {
         let (valued, parts) = if unchanged {
             (Arc::clone(&before.valued), None)
         } else {
+            known_at = known_at.max(around.known_by(step.time));
             let (valued, parts) = self.value(&content, ended, step.time, known_at, &event_id, around, cx);
             (valued, Some(parts))
         };

@@ -7,6 +7,7 @@ mod explain;
 mod history;
 mod intake;
 mod kafka;
+mod metrics;
 mod pipelines;
 mod rebuild;
 mod scores;
