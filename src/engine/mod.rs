@@ -9,6 +9,7 @@ mod archived_log;
 mod checkpoint;
 mod decode;
 mod history;
+mod moments;
 mod readers;
 mod rebuild;
 mod recovery;
@@ -394,7 +395,7 @@ impl Engine {
                     Decoded::Rejected(_) => None,
                 })
                 .collect();
-            let delta = self.ledger.apply(&arrivals)?;
+            let delta = if all { moments::apply(&mut self.ledger, arrivals)? } else { self.ledger.apply(&arrivals)? };
             Ok((decoded, delta))
         })?;
         self.archive(&records, &decoded).await?;

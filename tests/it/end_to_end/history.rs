@@ -93,6 +93,11 @@ fn a_question_is_answered_as_it_was_before_late_events_came() {
     assert_same(&answers(&site, "data", &["--known-at", &now], &QUESTIONS), &after);
     assert_same(&answers(&site, "data", &["--known-at", &now], &ROWS), &answers(&site, "data", &[], &ROWS));
 
+    // A rebuild keeps what was known when, although it reads everything at once.
+    site.run("rebuild --data-dir data");
+    assert_same(&answers(&site, "data", &asked, &QUESTIONS), &before);
+    assert_same(&answers(&site, "data", &[], &QUESTIONS), &after);
+
     // A day, both as it is now known and as it was then.
     let days = "SELECT currency, day, closing, customers FROM mrr_daily ORDER BY currency, day";
     let on = chrono::DateTime::from_timestamp(created(prompt[prompt.len() - 1].1), 0).unwrap().date_naive().to_string();
