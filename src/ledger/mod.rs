@@ -69,7 +69,7 @@ pub enum Error {
     #[error("a customer's recurring revenue is beyond decimal(28,6); look for a price with a wrong amount")]
     Overflow,
     /// State that this version cannot read.
-    #[error("{part} of the checkpoint cannot be read ({detail}); rebuild the ledger from the archive")]
+    #[error("{part} of the checkpoint cannot be read ({detail}); make the ledger again with `tributary rebuild`")]
     Corrupt {
         /// Which part.
         part: String,
@@ -77,7 +77,7 @@ pub enum Error {
         detail: String,
     },
     /// State that other rules made.
-    #[error("the checkpoint was written under other revenue rules; rebuild the ledger to change them")]
+    #[error("the checkpoint was written under other revenue rules; make the ledger again with `tributary rebuild`")]
     OtherRules,
 }
 

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Ten to the scale of quantity columns, `decimal(38,12)`.
-const QUANTITY_UNIT: u64 = 1_000_000_000_000;
+pub(super) const QUANTITY_UNIT: u64 = 1_000_000_000_000;
 
 /// A record of the log that was read as an event, for `events_archive`.
 #[derive(Debug)]

@@ -3,10 +3,13 @@
 mod alerts;
 mod commands;
 mod crash;
+mod explain;
+mod history;
 mod intake;
 mod kafka;
 mod metrics;
 mod pipelines;
+mod rebuild;
 mod revenue;
 mod scores;
 mod serving;
