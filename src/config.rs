@@ -23,8 +23,9 @@ use crate::{
         rules::{MinAmount, Relation, Rule},
         webhook::{self, SigningSecret},
     },
-    ledger::{Profile, Rules},
+    ledger::{Profile, Rules, fx},
     log::{self, kafka},
+    money::Currency,
     stripe::{admission::Key, ids::AccountId, signature},
 };
 
@@ -171,11 +172,15 @@ impl Default for Engine {
 pub struct Revenue {
     /// The profile of rules: `stripe`, `chartmogul` or `profitwell`.
     pub profile: String,
+    /// The currency of `mrr_daily_reporting`; there is no such view when this is not set.
+    pub reporting_currency: Option<Currency>,
+    /// How many days old a rate of exchange may be.
+    pub fx_max_age_days: u32,
 }
 
 impl Default for Revenue {
     fn default() -> Self {
-        Self { profile: "stripe".to_owned() }
+        Self { profile: "stripe".to_owned(), reporting_currency: None, fx_max_age_days: fx::DEFAULT_MAX_AGE_DAYS }
     }
 }
 

@@ -211,7 +211,10 @@ pub fn parse_decimal(text: &str) -> Result<Rational, Error> {
         None => (false, text),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty() || whole.len() + fraction.len() > 64 || (digits.contains('.') && fraction.is_empty()) {
+    if whole.is_empty()
+        || whole.len() + fraction.len() > MAX_DIGITS as usize
+        || (digits.contains('.') && fraction.is_empty())
+    {
         return Err(bad());
     }
     if !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
@@ -220,6 +223,22 @@ pub fn parse_decimal(text: &str) -> Result<Rational, Error> {
     let numerator: BigInt = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
     let value = Rational::new(numerator, BigInt::from(10).pow(fraction.len() as u32));
     Ok(if negative { -value.abs() } else { value })
+}
+
+/// The most digits that [`parse_decimal`] takes, and so the most places that [`exact_decimal`] writes.
+const MAX_DIGITS: u32 = 64;
+
+/// A value that was read from a decimal, as that decimal again, without zeros at its end.
+#[must_use]
+pub fn exact_decimal(value: &Rational) -> String {
+    let shifted = |places: u32| value * BigInt::from(10).pow(places);
+    let places = (0..MAX_DIGITS).find(|places| shifted(*places).is_integer()).unwrap_or(MAX_DIGITS);
+    let digits = shifted(places).to_integer();
+    let sign = if digits.is_negative() { "-" } else { "" };
+    let width = places as usize + 1;
+    let digits = format!("{:0>width$}", digits.magnitude().to_string());
+    let (whole, fraction) = digits.split_at(digits.len() - places as usize);
+    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
 }
 
 #[cfg(test)]
@@ -264,6 +283,14 @@ mod tests {
         for bad in ["", "-", ".5", "5.", "1e3", "+1", "1 ", "٣", &"9".repeat(65)] {
             assert!(parse_decimal(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_decimal_is_written_as_it_was_read() {
+        for text in ["0", "7", "-7", "0.0125", "-0.5", "1999", "12.000000000001", "100"] {
+            assert_eq!(exact_decimal(&parse_decimal(text).unwrap()), text);
+        }
+        assert_eq!(exact_decimal(&parse_decimal("1.50").unwrap()), "1.5");
     }
 
     proptest! {

@@ -44,7 +44,8 @@ pub(super) async fn tables(place: &Place, config: &Config) -> miette::Result<Vec
 
 /// The same, to be queried.
 pub(super) async fn catalog(place: &Place) -> miette::Result<Catalog> {
-    let tables = tables(place, &place.config()?).await?;
+    let config = place.config()?;
+    let tables = tables(place, &config).await?;
     if tables.is_empty() {
         miette::bail!(
             help = "run `tributary run --once` on it first",
@@ -52,5 +53,6 @@ pub(super) async fn catalog(place: &Place) -> miette::Result<Catalog> {
             place.data_dir.display()
         );
     }
-    run::catalog(tables).await
+    let rates = engine::committed_rates(&tables).await.map_err(rim::engine_report)?;
+    run::catalog(&config, tables, rates).await
 }

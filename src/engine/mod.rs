@@ -7,6 +7,7 @@
 mod alerts;
 mod checkpoint;
 mod decode;
+mod rates;
 mod readers;
 mod recovery;
 mod scoring;
@@ -30,6 +31,7 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     alerts::EXPANSIONS,
+    rates::committed_rates,
     readers::committed_tables,
     recovery::relations,
     scoring::{FEATURES, MODEL, feature_names},
@@ -44,13 +46,18 @@ use self::{
 };
 use crate::{
     act,
-    ledger::{Arrival, Ledger, Rules, rows::Delta},
+    ledger::{
+        Arrival, Ledger, Rules,
+        fx::FxRate,
+        rows::{Change, Delta},
+    },
     log::{self, EventLog, Record},
     serve::UserTable,
     sink,
     stream::{
         self,
         checkpoint::Checkpoints,
+        conversion::SharedRates,
         file::PipelineFile,
         pipeline::{Pipeline, RowDelta},
     },
@@ -217,6 +224,7 @@ pub struct Engine {
     store: Store,
     commits: sink::delta::DeltaTable,
     ledger: Ledger,
+    rates: SharedRates,
     pipelines: Vec<Running>,
     scorer: Scorer,
     alerts: Option<act::Handle>,
@@ -251,6 +259,12 @@ impl Engine {
             watermark: Arc::clone(&self.watermark_now),
         };
         with_is_final(self.store.user_tables(), &finality)
+    }
+
+    /// The rates of exchange, as they are now and will be.
+    #[must_use]
+    pub fn rates(&self) -> SharedRates {
+        self.rates.clone()
     }
 
     /// What the readers of Stripe's objects did not know since the start, and how often, most frequent first.
@@ -349,7 +363,7 @@ impl Engine {
         // Partitions of a backlog are read at their own pace: nothing is late because another one was ahead.
         let live = self.progress.lag == 0 && records.len() <= MAX_RECORDS_OF_A_LIVE_EPOCH;
         self.ledger.set_folding(live);
-        let (decoded, delta) = tokio::task::block_in_place(|| -> Result<_, Error> {
+        let (decoded, delta, rates) = tokio::task::block_in_place(|| -> Result<_, Error> {
             let decoded = decode(&records, &self.options.account, &mut self.unknown)?;
             let arrivals: Vec<Arrival<'_>> = records
                 .iter()
@@ -360,10 +374,11 @@ impl Engine {
                 })
                 .collect();
             let delta = self.ledger.apply(&arrivals)?;
-            Ok((decoded, delta))
+            let rates = rates::learn(&self.rates, &arrivals);
+            Ok((decoded, delta, rates))
         })?;
         self.archive(&records, &decoded).await?;
-        let changed = self.publish_ledger(delta).await?;
+        let changed = self.publish_ledger(delta, &rates).await?;
         self.advance_pipelines(changed).await?;
         self.note_watermark();
         self.progress.records += records.len() as u64;
@@ -394,7 +409,9 @@ impl Engine {
         for (record, decoded) in records.iter().zip(decoded) {
             match decoded {
                 Decoded::Event(event) => {
-                    self.watermark.observe(record.partition, event.created, record.appended_at);
+                    if event.moves_clock() {
+                        self.watermark.observe(record.partition, event.created, record.appended_at);
+                    }
                     archived.push(rows::ArchivedEvent {
                         scope: &event.scope,
                         partition: record.partition,
@@ -423,7 +440,11 @@ impl Engine {
     }
 
     /// Publishes what the ledger said, and returns it as changes of relations.
-    async fn publish_ledger(&mut self, delta: Delta) -> Result<BTreeMap<String, RowDelta>, Error> {
+    async fn publish_ledger(
+        &mut self,
+        delta: Delta,
+        rates: &[Change<FxRate>],
+    ) -> Result<BTreeMap<String, RowDelta>, Error> {
         self.progress.duplicates += delta.duplicates;
         self.progress.late += delta.late.len() as u64;
         let mut changed = BTreeMap::new();
@@ -440,14 +461,22 @@ impl Engine {
                 changed.insert(table.to_owned(), RowDelta { removed, added: rows });
             }
         }
-        let movements = RowDelta {
-            removed: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.before.as_ref()))?,
-            added: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.after.as_ref()))?,
-        };
+        let movements = keyed(&delta.movements, |rows| rows::mrr_movements(rows.iter().copied()))?;
+        let products = keyed(&delta.products, rows::products)?;
+        let prices = keyed(&delta.prices, rows::prices)?;
+        let coupons = keyed(&delta.coupons, rows::coupons)?;
+        let rates = keyed(rates, rows::fx_rates)?;
         let clock: Vec<(Scope, EventTime, EventTime)> = self.ledger.clock().collect();
         let clock = rows::log_clock(&clock)?;
         let clock_change = RowDelta { removed: self.log_clock.clone(), added: clock.clone() };
-        for (table, delta) in [("mrr_movements", movements), (CLOCK, clock_change)] {
+        for (table, delta) in [
+            ("mrr_movements", movements),
+            ("products", products),
+            ("prices", prices),
+            ("coupons", coupons),
+            (rates::FX_RATES, rates),
+            (CLOCK, clock_change),
+        ] {
             if !delta.is_empty() && delta.removed != delta.added {
                 self.change(table, &delta)?;
                 changed.insert(table.to_owned(), delta);
@@ -526,6 +555,16 @@ impl Engine {
             self.watermark_now.fetch_max(watermark.micros(), Ordering::Relaxed);
         }
     }
+}
+
+/// Changes of a keyed table as rows.
+fn keyed<T>(
+    changes: &[Change<T>],
+    rows: impl Fn(&[&T]) -> Result<RecordBatch, tables::Error>,
+) -> Result<RowDelta, Error> {
+    let before: Vec<&T> = changes.iter().filter_map(|change| change.before.as_ref()).collect();
+    let after: Vec<&T> = changes.iter().filter_map(|change| change.after.as_ref()).collect();
+    Ok(RowDelta { removed: rows(&before)?, added: rows(&after)? })
 }
 
 /// A duration as tables count time.

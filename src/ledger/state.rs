@@ -10,7 +10,7 @@ use super::{Bucket, Error, Ledger, billing::Payers, catalogue::Shelf, customer::
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {

@@ -211,7 +211,7 @@ fn parts(content: &Content, item: &Item, ended: bool, shared: &[DiscountId], kno
         known.value.price.interval.is_some()
             && (known.value.price.unit_amount.is_some() || known.value.price.tiers.is_some())
     });
-    print.number(complete.into());
+    print.number(complete.into()).number(known.map_or(0, |known| known.value.revision().into()));
     std::hash::Hasher::finish(&print)
 }
 

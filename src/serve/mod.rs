@@ -8,6 +8,7 @@ pub mod catalog;
 mod comments;
 pub mod password;
 pub mod postgres;
+pub mod reporting;
 mod scan;
 pub mod view;
 

@@ -20,7 +20,10 @@ use datafusion::{
     logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Volatility, case, expr::AggregateFunction, lit},
 };
 
-use super::leaf::{Cell, CellTable};
+use super::{
+    conversion,
+    leaf::{Cell, CellTable},
+};
 
 /// The table that stands for the GROUP BY in a suffix.
 const GROUPS: &str = "__groups";
@@ -335,6 +338,11 @@ fn refuse_unstable(plan: &LogicalPlan) -> Result<(), Refusal> {
         })
     })?;
     match unstable {
+        Some(name) if name == conversion::NAME => refuse(
+            format!("the value of `{name}` changes whenever rates are loaded"),
+            &name,
+            "keep the currency, and convert when reading: SELECT to_currency(closing, currency, 'eur', day) FROM …",
+        ),
         Some(name) => refuse(
             format!("`{name}` gives another value on every run"),
             &name,

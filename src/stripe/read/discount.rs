@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stripe::{
     Error, UnknownCounts,
-    types::{Coupon, CouponDuration, CouponRef, Discount, DiscountRef},
+    types::{Coupon, CouponDuration, CouponRef, Discount, DiscountRef, PromotionCode},
 };
 
 #[derive(Clone, Debug, Deserialize)]
@@ -69,6 +69,44 @@ struct RawSource<'a> {
     coupon: Ref<'a, RawCoupon<'a>>,
 }
 
+#[derive(Deserialize)]
+struct RawPromotionCode<'a> {
+    #[serde(borrow, default)]
+    id: Scalar<'a>,
+    #[serde(borrow, default)]
+    active: Scalar<'a>,
+    #[serde(borrow, default)]
+    coupon: Ref<'a, RawCoupon<'a>>,
+    #[serde(borrow, default)]
+    promotion: Maybe<RawSource<'a>>,
+}
+
+/// Reads a promotion code: its coupon lies beside it, or later in its `promotion`.
+pub(super) fn read_promotion_code(json: &str, unknown: &mut UnknownCounts) -> Result<PromotionCode, Error> {
+    let raw: RawPromotionCode<'_> = parse(json)?;
+    let promotion = raw.promotion.0.map_or(Ref::Absent, |promotion| promotion.coupon);
+    Ok(PromotionCode {
+        id: raw.id.id().ok_or(missing("promotion_code", "id"))?,
+        coupon: read_coupon_ref(raw.coupon, promotion, unknown),
+        active: raw.active.bool(),
+    })
+}
+
+/// What two places say of a coupon: a whole one before an id.
+fn read_coupon_ref<'a>(
+    one: Ref<'a, RawCoupon<'a>>,
+    other: Ref<'a, RawCoupon<'a>>,
+    unknown: &mut UnknownCounts,
+) -> Option<CouponRef> {
+    match (one, other) {
+        (Ref::Full(coupon), _) | (_, Ref::Full(coupon)) => {
+            coupon.read(unknown).map(|coupon| CouponRef::Full(Box::new(coupon)))
+        }
+        (Ref::Id(id), _) | (_, Ref::Id(id)) => Some(CouponRef::Id((&*id).into())),
+        (Ref::Absent, Ref::Absent) => None,
+    }
+}
+
 /// Reads a coupon of its own.
 pub(super) fn read_coupon(json: &str, unknown: &mut UnknownCounts) -> Result<Coupon, Error> {
     parse::<RawCoupon<'_>>(json)?.read(unknown).ok_or(missing("coupon", "id"))
@@ -127,11 +165,7 @@ fn read_ref(entry: Ref<'_, RawDiscount<'_>>, unknown: &mut UnknownCounts) -> Opt
 impl RawDiscount<'_> {
     fn read(self, unknown: &mut UnknownCounts) -> Option<Discount> {
         let source = self.source.0.map_or(Ref::Absent, |source| source.coupon);
-        let coupon = match (self.coupon, source) {
-            (Ref::Full(coupon), _) | (_, Ref::Full(coupon)) => CouponRef::Full(Box::new(coupon.read(unknown)?)),
-            (Ref::Id(id), _) | (_, Ref::Id(id)) => CouponRef::Id((&*id).into()),
-            (Ref::Absent, Ref::Absent) => return None,
-        };
+        let coupon = read_coupon_ref(self.coupon, source, unknown)?;
         Some(Discount {
             id: self.id.id(),
             coupon,

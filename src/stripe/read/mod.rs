@@ -6,6 +6,7 @@
 
 mod customer;
 mod discount;
+mod fx;
 mod invoice;
 pub(crate) mod lenient;
 mod payment;
@@ -21,6 +22,7 @@ use super::{
     counts::UnknownCounts,
     envelope::{Envelope, Head},
     ids::AccountId,
+    own,
     types::{Event, Object},
 };
 
@@ -78,6 +80,8 @@ fn read_object(raw: &RawValue, unknown: &mut UnknownCounts) -> Result<Object, Er
             Some(discount) => Object::Discount(Box::new(discount)),
             None => Object::Other(name.to_owned()),
         },
+        "promotion_code" => Object::PromotionCode(Box::new(discount::read_promotion_code(json, unknown)?)),
+        own::FX_RATES => Object::FxRates(Box::new(fx::read(json, unknown)?)),
         other => {
             unknown.count(&format!("object={other}"));
             Object::Other(other.to_owned())
