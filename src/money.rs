@@ -1,17 +1,21 @@
 //! Exact money: currencies with Stripe's exponents, and amounts as decimals with six places. No floats.
 //!
 //! Inside a computation values are [`Rational`]s; they become an [`Amount`] once, half-even, when a row is
-//! written. A change is always the difference of two such amounts, so that sums close.
+//! written. A change is always the difference of two such amounts, so that sums close. What a billing period costs is a
+//! [`PeriodAmount`], with twelve places: Stripe's unit amounts have twelve in minor units at most.
 
 use std::{fmt, iter::Sum, ops::Neg, str::FromStr};
 
 use num_bigint::BigInt;
-use num_rational::BigRational;
+use num_rational::{BigRational, Ratio};
 use num_traits::{Signed, ToPrimitive, Zero};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Exact intermediate value.
 pub type Rational = BigRational;
+
+/// A small exact factor, such as the share of a year that is a month.
+pub type Factor = Ratio<i64>;
 
 /// Decimal places of an [`Amount`]; the scale of every money column.
 pub const SCALE: u32 = 6;
@@ -161,6 +165,87 @@ impl Amount {
     }
 }
 
+/// Money for one billing period in major units with twelve decimal places, within `decimal(38,12)`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PeriodAmount(i128);
+
+impl PeriodAmount {
+    /// The largest magnitude, in units of 10⁻¹²: a thousand million million a period is a mistake somewhere. It keeps
+    /// every product with a [`Factor`] inside `i128`.
+    pub const MAX_PICOS: i128 = 10_i128.pow(27);
+
+    const PICOS: i64 = 1_000_000_000_000;
+
+    /// From units of 10⁻¹².
+    #[must_use]
+    pub const fn from_picos(picos: i128) -> Self {
+        Self(picos)
+    }
+
+    /// Units of 10⁻¹²: the raw value of a `decimal(38,12)` column.
+    #[must_use]
+    pub const fn picos(self) -> i128 {
+        self.0
+    }
+
+    /// Rounds an exact value in Stripe's minor units of `currency` half-even to twelve places of a major unit.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] beyond [`Self::MAX_PICOS`].
+    pub fn from_minor(minor: &Rational, currency: Currency) -> Result<Self, Error> {
+        let scale = BigInt::from(Self::PICOS / 10_i64.pow(currency.exponent()));
+        let picos = round_half_even(&(minor * scale)).to_i128().ok_or(Error::Overflow)?;
+        if picos.abs() > Self::MAX_PICOS { Err(Error::Overflow) } else { Ok(Self(picos)) }
+    }
+
+    /// The exact value in Stripe's minor units of `currency`.
+    #[must_use]
+    pub fn to_minor(self, currency: Currency) -> Rational {
+        Rational::new(self.0.into(), (Self::PICOS / 10_i64.pow(currency.exponent())).into())
+    }
+
+    /// `factor` of it, rounded half-even to six places. `factor` has at most 32 bits above and 40 below the line, as
+    /// the shares of a month have.
+    #[must_use]
+    pub fn times(self, factor: Factor) -> Amount {
+        let (above, below) = (i128::from(*factor.numer()), i128::from(*factor.denom()) * UNIT);
+        match (self.0.checked_mul(above), below) {
+            (Some(product), below) => Amount(divide_half_even(product, below)),
+            (None, _) => {
+                let exact = Rational::new(BigInt::from(self.0) * above, BigInt::from(below));
+                Amount(round_half_even(&exact).to_i128().unwrap_or(MAX_MICROS).clamp(-MAX_MICROS, MAX_MICROS))
+            }
+        }
+    }
+}
+
+/// Without trailing zeros.
+impl fmt::Display for PeriodAmount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let (whole, fraction) = (self.0.unsigned_abs() / 10_u128.pow(12), self.0.unsigned_abs() % 10_u128.pow(12));
+        let fraction = format!("{fraction:012}");
+        match fraction.trim_end_matches('0') {
+            "" => write!(f, "{sign}{whole}"),
+            fraction => write!(f, "{sign}{whole}.{fraction}"),
+        }
+    }
+}
+
+/// `above / below`, rounded to the nearest integer, ties to the even one. `below` is positive.
+fn divide_half_even(above: i128, below: i128) -> i128 {
+    let (quotient, rest) = (above.div_euclid(below), above.rem_euclid(below));
+    let up = rest > below - rest || (rest == below - rest && quotient % 2 != 0);
+    quotient + i128::from(up)
+}
+
+/// An exact factor as a [`Rational`].
+#[must_use]
+pub fn exact(factor: Factor) -> Rational {
+    Rational::new((*factor.numer()).into(), (*factor.denom()).into())
+}
+
 impl Neg for Amount {
     type Output = Self;
 
@@ -200,6 +285,37 @@ pub fn round_half_even(value: &Rational) -> BigInt {
     if twice > one || (twice == one && odd) { floor + 1 } else { floor }
 }
 
+/// An exact value as text that [`parse_exact`] reads: a decimal where it has one, else a fraction.
+#[must_use]
+pub fn exact_text(value: &Rational) -> String {
+    const MOST_PLACES: usize = 20;
+    let mut scaled = value.abs();
+    let mut places = 0;
+    while !scaled.is_integer() && places < MOST_PLACES {
+        scaled *= BigInt::from(10);
+        places += 1;
+    }
+    if !scaled.is_integer() {
+        return value.to_string();
+    }
+    let digits = format!("{:0>width$}", scaled.to_integer(), width = places + 1);
+    let (whole, fraction) = digits.split_at(digits.len() - places);
+    let sign = if value.is_negative() { "-" } else { "" };
+    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+/// Reads what [`exact_text`] wrote: a decimal, or a fraction such as `100/119`.
+///
+/// # Errors
+/// [`Error::Decimal`] when it is neither.
+pub fn parse_exact(text: &str) -> Result<Rational, Error> {
+    let Some((above, below)) = text.split_once('/') else {
+        return parse_decimal(text);
+    };
+    let (above, below) = (parse_decimal(above)?, parse_decimal(below)?);
+    if below.is_zero() { Err(Error::Decimal(text.chars().take(32).collect())) } else { Ok(above / below) }
+}
+
 /// Reads a JSON decimal (`"0.0125"`, `-3`, `1e3` is refused) exactly.
 ///
 /// # Errors
@@ -211,10 +327,7 @@ pub fn parse_decimal(text: &str) -> Result<Rational, Error> {
         None => (false, text),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty()
-        || whole.len() + fraction.len() > MAX_DIGITS as usize
-        || (digits.contains('.') && fraction.is_empty())
-    {
+    if whole.is_empty() || whole.len() + fraction.len() > 64 || (digits.contains('.') && fraction.is_empty()) {
         return Err(bad());
     }
     if !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit()) {
@@ -223,22 +336,6 @@ pub fn parse_decimal(text: &str) -> Result<Rational, Error> {
     let numerator: BigInt = format!("{whole}{fraction}").parse().map_err(|_| bad())?;
     let value = Rational::new(numerator, BigInt::from(10).pow(fraction.len() as u32));
     Ok(if negative { -value.abs() } else { value })
-}
-
-/// The most digits that [`parse_decimal`] takes, and so the most places that [`exact_decimal`] writes.
-const MAX_DIGITS: u32 = 64;
-
-/// A value that was read from a decimal, as that decimal again, without zeros at its end.
-#[must_use]
-pub fn exact_decimal(value: &Rational) -> String {
-    let shifted = |places: u32| value * BigInt::from(10).pow(places);
-    let places = (0..MAX_DIGITS).find(|places| shifted(*places).is_integer()).unwrap_or(MAX_DIGITS);
-    let digits = shifted(places).to_integer();
-    let sign = if digits.is_negative() { "-" } else { "" };
-    let width = places as usize + 1;
-    let digits = format!("{:0>width$}", digits.magnitude().to_string());
-    let (whole, fraction) = digits.split_at(digits.len() - places as usize);
-    if fraction.is_empty() { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
 }
 
 #[cfg(test)]
@@ -286,11 +383,14 @@ mod tests {
     }
 
     #[test]
-    fn a_decimal_is_written_as_it_was_read() {
-        for text in ["0", "7", "-7", "0.0125", "-0.5", "1999", "12.000000000001", "100"] {
-            assert_eq!(exact_decimal(&parse_decimal(text).unwrap()), text);
+    fn exact_values_are_decimals_where_they_can_be() {
+        for (numerator, denominator, text) in
+            [(25, 2, "12.5"), (-1, 4, "-0.25"), (100, 119, "100/119"), (7, 1, "7"), (1, 1_000, "0.001")]
+        {
+            assert_eq!(exact_text(&ratio(numerator, denominator)), text);
+            assert_eq!(parse_exact(text), Ok(ratio(numerator, denominator)));
         }
-        assert_eq!(exact_decimal(&parse_decimal("1.50").unwrap()), "1.5");
+        assert!(parse_exact("1/0").is_err() && parse_exact("a/b").is_err());
     }
 
     proptest! {
@@ -302,6 +402,22 @@ mod tests {
             prop_assert!(distance <= ratio(1, 2));
             prop_assert!(distance < ratio(1, 2) || (&rounded % 2_u32).is_zero());
             prop_assert_eq!(round_half_even(&-value), -rounded);
+        }
+
+        #[test]
+        fn a_period_amount_times_a_factor_is_rounded_once(
+            picos in -PeriodAmount::MAX_PICOS..=PeriodAmount::MAX_PICOS,
+            above in 1..1_000_000_i64,
+            below in 1..1_000_000_000_i64,
+        ) {
+            let factor = Factor::new(above, below);
+            let amount = Rational::new(picos.into(), 1_000_000_000_000_i64.into()) * exact(factor);
+            if let Ok(rounded) = Amount::round(&amount) {
+                prop_assert_eq!(PeriodAmount::from_picos(picos).times(factor), rounded);
+            }
+            let usd: Currency = "usd".parse().unwrap();
+            let period = PeriodAmount::from_picos(picos);
+            prop_assert_eq!(PeriodAmount::from_minor(&period.to_minor(usd), usd), Ok(period));
         }
 
         #[test]

@@ -209,7 +209,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::money::exact_decimal;
+    use crate::money::exact_text;
 
     fn parsed(text: &str, source: Option<&str>, base: Option<&str>) -> Result<Vec<String>, String> {
         let base = base.map(|base| base.parse().unwrap());
@@ -217,8 +217,7 @@ mod tests {
         Ok(days
             .iter()
             .map(|day| {
-                let rates: Vec<_> =
-                    day.rates.iter().map(|(to, rate)| format!("{to} {}", exact_decimal(rate))).collect();
+                let rates: Vec<_> = day.rates.iter().map(|(to, rate)| format!("{to} {}", exact_text(rate))).collect();
                 format!("{} {} 1 {} = {}", day.source, day.day, day.base, rates.join(", "))
             })
             .collect())

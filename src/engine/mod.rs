@@ -451,6 +451,7 @@ impl Engine {
         for (table, rows) in [
             ("item_states", rows::item_states(&delta.item_states)?),
             ("mrr_ledger", rows::mrr_ledger(&delta.entries)?),
+            ("outlook_ledger", rows::outlook_ledger(&delta.outlook)?),
             ("billing_events", rows::billing_events(&delta.billing_events)?),
             ("ledger_gaps", rows::ledger_gaps(&delta.gaps)?),
             ("late_events", rows::late_events(&delta.late)?),

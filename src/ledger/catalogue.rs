@@ -144,10 +144,40 @@ impl Shelf {
             Object::Product(product) => self.learn_product(product, telling),
             Object::Coupon(coupon) => self.learn_coupon(coupon, telling, lesson),
             Object::Discount(discount) => self.learn_discount(discount, telling, lesson),
-            Object::PromotionCode(code) => match &code.coupon {
-                Some(CouponRef::Full(coupon)) => self.learn_coupon(coupon, telling, lesson),
-                _ => false,
-            },
+            Object::PromotionCode(code) => self.learn_coupon_ref(code.coupon.as_ref(), telling, lesson),
+            Object::Invoice(invoice) => {
+                let bodies = invoice.lines.iter().filter_map(|line| line.price_body.as_deref());
+                self.learn_prices(bodies, telling, lesson)
+            }
+            Object::Schedule(schedule) => {
+                let items = schedule.phases.iter().flat_map(|phase| &phase.items);
+                let mut changed = self.learn_prices(items.map(|item| &item.price), telling, lesson);
+                for phase in &schedule.phases {
+                    let of_items = phase.items.iter().flat_map(|item| &item.discounts);
+                    for discount in phase.discounts.iter().chain(of_items) {
+                        changed |= self.learn_coupon_ref(discount.coupon.as_ref(), telling, lesson);
+                    }
+                }
+                changed
+            }
+            _ => false,
+        }
+    }
+
+    /// Prices in the body of something else, whose end is not theirs.
+    fn learn_prices<'a>(
+        &mut self,
+        prices: impl Iterator<Item = &'a Price>,
+        telling: &Telling,
+        lesson: &mut Lesson,
+    ) -> bool {
+        let telling = &Telling { ends: false, ..*telling };
+        prices.fold(false, |changed, price| self.learn_price(price, telling, lesson) | changed)
+    }
+
+    fn learn_coupon_ref(&mut self, coupon: Option<&CouponRef>, telling: &Telling, lesson: &mut Lesson) -> bool {
+        match coupon {
+            Some(CouponRef::Full(coupon)) => self.learn_coupon(coupon, telling, lesson),
             _ => false,
         }
     }
@@ -175,10 +205,8 @@ impl Shelf {
 
     fn learn_subscription(&mut self, subscription: &Subscription, telling: &Telling, lesson: &mut Lesson) -> bool {
         let mut changed = self.learn_discounts(&subscription.discounts, telling, lesson);
-        // What ends is the subscription, not its prices.
-        let telling = &Telling { ends: false, ..*telling };
+        changed |= self.learn_prices(subscription.items.iter().map(|item| &item.price), telling, lesson);
         for item in &subscription.items {
-            changed |= self.learn_price(&item.price, telling, lesson);
             changed |= self.learn_discounts(&item.discounts, telling, lesson);
         }
         changed

@@ -74,6 +74,8 @@ pub(crate) struct Item {
     pub(crate) price: PriceId,
     pub(crate) quantity: Option<Quantity>,
     pub(crate) discounts: Vec<DiscountId>,
+    /// The sum of the tax rates that its amount includes, in percent.
+    pub(crate) inclusive_percent: Option<Box<Rational>>,
 }
 
 /// One state of a subscription, as far as revenue goes.
@@ -127,6 +129,7 @@ fn item(item: &SubscriptionItem) -> Item {
         price: item.price.id.clone(),
         quantity: item.quantity.as_ref().map(Quantity::from),
         discounts: item.discounts.iter().map(discount_key).collect(),
+        inclusive_percent: None,
     }
 }
 

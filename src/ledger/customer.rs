@@ -14,8 +14,9 @@ use super::{
     replay::{Context, Surroundings},
 };
 use crate::{
+    money::Rational,
     stripe::{
-        ids::{DiscountId, EventId, SubscriptionId},
+        ids::{DiscountId, EventId, SubscriptionId, SubscriptionItemId},
         types::{Customer, Discount, Event, Object, Subscription},
     },
     time::EventTime,
@@ -79,8 +80,12 @@ impl Surroundings for Around {
         discounts
     }
 
-    fn ever_discounted(&self) -> bool {
-        !self.discounts.is_empty()
+    fn net_share_at(&self, _: &SubscriptionItemId, _: EventTime) -> Option<Rational> {
+        None
+    }
+
+    fn is_plain(&self) -> bool {
+        self.discounts.is_empty()
     }
 
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)> {
@@ -190,7 +195,7 @@ impl CustomerState {
 
     /// Asks for everything that rests on one of `needs` to be worked out again. True if anything does.
     pub(crate) fn touch_users(&mut self, needs: &BTreeSet<Need>) -> bool {
-        let discounted = self.around.ever_discounted();
+        let discounted = !self.around.discounts.is_empty();
         let mut any = false;
         for (_, history) in &mut self.subscriptions {
             any |= history.touch_users(needs, discounted);

@@ -1,51 +1,56 @@
 //! Coupons on the items of one subscription, in Stripe's order.
 //!
-//! Item discounts first, then the subscription's, which replace the customer's; within a level in list order. A
-//! percentage is of what is left. `amount_off` is per invoice, so it is shared among the items of one interval, by
-//! list value, in whole cents to the largest remainder; the share is then normalised like the item itself. That makes
-//! $500 off a yearly plan 41.666667 a month.
+//! Item discounts first, then the subscription's, which replace the customer's; within a level in list order, or as
+//! the rules say. A percentage is of what is left. `amount_off` is per invoice, so it is shared among the items of one
+//! interval, by list value, in whole minor units to the largest remainder; the share is then normalised like the item
+//! itself. That makes $500 off a yearly plan 41.666667 a month.
 
 use num_bigint::BigInt;
 use num_traits::{Signed, Zero};
 
 use super::{
-    catalogue::{Need, Shelf},
-    content::Item,
+    catalogue::Need,
+    parts::{Level, Part, PartDiscount, Terms},
+    rules::{DiscountOrder, Rules},
 };
 use crate::{
     money::{Currency, Rational},
-    stripe::{
-        ids::{DiscountId, ProductId},
-        types::{Coupon, CouponDuration, Interval},
-    },
+    stripe::{ids::DiscountId, types::Interval},
     time::EventTime,
 };
 
 /// An item as an invoice line sees it.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
-    pub(crate) product: Option<ProductId>,
-    pub(crate) currency: Currency,
-    pub(crate) cadence: (Interval, u32),
-    /// Minor units for one interval, before discounts.
-    pub(crate) list: Rational,
-    /// Minor units for one interval, after the discounts so far.
+pub(crate) struct Line<'a> {
+    pub(crate) part: &'a Part,
+    cadence: (Interval, u32),
+    currency: Currency,
+    /// Minor units for one billing period, before discounts.
+    list: Rational,
+    /// Minor units for one billing period, after the discounts so far.
     pub(crate) left: Rational,
-    /// The share of an interval's amount that falls on one month.
-    pub(crate) share: Rational,
 }
 
-/// What one discount took.
+impl<'a> Line<'a> {
+    /// The line of an item whose amount is known.
+    pub(crate) fn of(part: &'a Part) -> Option<Self> {
+        let currency = part.currency?;
+        let list = part.list.ok()?.to_minor(currency);
+        Some(Self { part, cadence: part.cadence?, currency, left: list.clone(), list })
+    }
+}
+
+/// What one discount took something off.
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
     pub(crate) id: DiscountId,
     pub(crate) known_at: EventTime,
-    /// Minor units for one interval, for each line.
-    pub(crate) amounts: Vec<Rational>,
+    /// The lines, by position.
+    pub(crate) lines: Vec<usize>,
 }
 
-/// What all discounts took.
-#[derive(Debug)]
+/// What all discounts did.
+#[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) taken: Vec<Taken>,
     pub(crate) unresolved: Vec<Need>,
@@ -53,95 +58,116 @@ pub(crate) struct Outcome {
     pub(crate) valid_until: Option<EventTime>,
 }
 
-/// Takes the discounts whose class `subtracts` off the lines. `items` are the lines' items, in the same order;
-/// `shared` are the discounts of the subscription, or the customer's where it has none of its own.
-pub(crate) fn apply(
-    lines: &mut [Line],
-    items: &[&Item],
-    shared: &[DiscountId],
-    shelf: &Shelf,
-    time: EventTime,
-    subtracts: impl Fn(&CouponDuration) -> bool,
-) -> Outcome {
-    let mut outcome = Outcome { taken: Vec::new(), unresolved: Vec::new(), valid_until: None };
-    let of_items =
-        items.iter().enumerate().flat_map(|(line, item)| item.discounts.iter().map(move |id| (id, Some(line))));
-    for (id, only) in of_items.chain(shared.iter().map(|id| (id, None))) {
-        let Some(discount) = shelf.discount(id) else {
-            outcome.unresolved.push(Need::Discount(id.clone()));
-            continue;
-        };
-        let Some(coupon) = shelf.coupon(&discount.value.coupon) else {
-            outcome.unresolved.push(Need::Coupon(discount.value.coupon.clone()));
-            continue;
-        };
-        if !subtracts(&coupon.value.duration) {
-            continue;
+/// Takes the discounts whose class the rules subtract off the lines of one subscription.
+pub(crate) fn apply(lines: &mut [Line<'_>], rules: &Rules, time: EventTime) -> Outcome {
+    let mut outcome = Outcome::default();
+    for index in 0..lines.len() {
+        for discount in ordered(lines[index].part, true, rules.discount_order) {
+            apply_one(lines, discount, Some(index), rules, time, &mut outcome);
         }
-        let bounds = [discount.value.start, discount.value.end];
-        if let Some(next) = bounds.into_iter().flatten().filter(|bound| *bound > time).min() {
-            outcome.valid_until = Some(outcome.valid_until.map_or(next, |until| until.min(next)));
-        }
-        let begun = discount.value.start.is_none_or(|start| start <= time);
-        if !begun || discount.value.end.is_some_and(|end| end <= time) {
-            continue;
-        }
-        match take(lines, only, &coupon.value) {
-            Some(amounts) => {
-                let known_at = discount.at.max(coupon.at);
-                outcome.taken.push(Taken { id: id.clone(), known_at, amounts });
-            }
-            None => outcome.unresolved.push(Need::Coupon(coupon.value.id.clone())),
+    }
+    // All items share these alike.
+    if let Some(first) = lines.first() {
+        for discount in ordered(first.part, false, rules.discount_order) {
+            apply_one(lines, discount, None, rules, time, &mut outcome);
         }
     }
     outcome
 }
 
-/// Takes one coupon off the lines it applies to; `None` when its amount in their currency is not known.
-fn take(lines: &mut [Line], only: Option<usize>, coupon: &Coupon) -> Option<Vec<Rational>> {
-    let mut amounts = vec![Rational::zero(); lines.len()];
+/// The discounts of the item itself, or those it shares, in the order in which they are taken.
+fn ordered(part: &Part, own: bool, order: DiscountOrder) -> Vec<&PartDiscount> {
+    let of_level = |discount: &&PartDiscount| (discount.level == Level::Item) == own;
+    let mut discounts: Vec<&PartDiscount> = part.discounts.iter().filter(of_level).collect();
+    let is_percent = |discount: &&PartDiscount| discount.terms.as_ref().is_ok_and(|terms| terms.percent_off.is_some());
+    match order {
+        DiscountOrder::List => {}
+        DiscountOrder::PercentFirst => discounts.sort_by_key(|discount| !is_percent(discount)),
+        DiscountOrder::AmountFirst => discounts.sort_by_key(is_percent),
+    }
+    discounts
+}
+
+fn apply_one(
+    lines: &mut [Line<'_>],
+    discount: &PartDiscount,
+    only: Option<usize>,
+    rules: &Rules,
+    time: EventTime,
+    outcome: &mut Outcome,
+) {
+    let terms = match &discount.terms {
+        Ok(terms) => terms,
+        Err(need) => {
+            outcome.unresolved.push(need.clone());
+            return;
+        }
+    };
+    if !rules.subtracts(&terms.duration) {
+        return;
+    }
+    if let Some(next) = [terms.start, terms.end].into_iter().flatten().filter(|bound| *bound > time).min() {
+        outcome.valid_until = Some(outcome.valid_until.map_or(next, |until| until.min(next)));
+    }
+    let begun = terms.start.is_none_or(|start| start <= time);
+    if !begun || terms.end.is_some_and(|end| end <= time) {
+        return;
+    }
+    match take(lines, discount, terms, only) {
+        Some(taken) => {
+            outcome.taken.push(Taken { id: discount.id.clone(), known_at: terms.known_at, lines: taken });
+        }
+        None => outcome.unresolved.push(Need::Coupon(terms.coupon.clone())),
+    }
+}
+
+/// Takes one coupon off the lines it applies to and says which those were; `None` when its amount in their currency is
+/// not known.
+fn take(lines: &mut [Line<'_>], discount: &PartDiscount, terms: &Terms, only: Option<usize>) -> Option<Vec<usize>> {
     let eligible: Vec<usize> = lines
         .iter()
         .enumerate()
         .filter(|(index, line)| {
-            only.is_none_or(|only| only == *index) && line.left.is_positive() && applies(coupon, line)
+            only.is_none_or(|only| only == *index) && line.left.is_positive() && applies(terms, line)
         })
         .map(|(index, _)| index)
         .collect();
-    if let Some(percent) = &coupon.percent_off {
-        for index in eligible {
-            amounts[index] = &lines[index].left * percent / BigInt::from(100);
+    let mut amounts = vec![Rational::zero(); lines.len()];
+    if let Some(percent) = &terms.percent_off {
+        for index in &eligible {
+            amounts[*index] = &lines[*index].left * percent / BigInt::from(100);
         }
     } else {
-        let mut cadences: Vec<_> = eligible.iter().map(|index| lines[*index].cadence).collect();
-        cadences.sort_unstable();
-        cadences.dedup();
-        for cadence in cadences {
-            let invoice: Vec<usize> =
-                eligible.iter().copied().filter(|index| lines[*index].cadence == cadence).collect();
-            share_out(lines, &invoice, amount_off(coupon, lines[*invoice.first()?].currency)?, &mut amounts);
+        let mut invoices: Vec<_> =
+            eligible.iter().map(|index| (lines[*index].cadence, lines[*index].currency)).collect();
+        invoices.sort_unstable();
+        invoices.dedup();
+        for invoice in invoices {
+            let on_it: Vec<usize> = eligible
+                .iter()
+                .copied()
+                .filter(|index| (lines[*index].cadence, lines[*index].currency) == invoice)
+                .collect();
+            // The amount depends on the currency, so each item has its own copy of it.
+            let first = &lines[*on_it.first()?];
+            let own = first.part.discounts.iter().find(|other| other.id == discount.id)?;
+            let amount = own.terms.as_ref().ok()?.amount_off.as_ref()?;
+            share_out(lines, &on_it, amount, &mut amounts);
         }
     }
     for (line, amount) in lines.iter_mut().zip(&amounts) {
         line.left -= amount;
     }
-    Some(amounts)
+    Some((0..lines.len()).filter(|index| !amounts[*index].is_zero()).collect())
 }
 
-fn applies(coupon: &Coupon, line: &Line) -> bool {
-    coupon.applies_to.is_empty() || line.product.as_ref().is_some_and(|product| coupon.applies_to.contains(product))
+fn applies(terms: &Terms, line: &Line<'_>) -> bool {
+    let product = line.part.product.as_ref();
+    terms.applies_to.is_empty() || product.is_some_and(|product| terms.applies_to.contains(product))
 }
-
-fn amount_off(coupon: &Coupon, currency: Currency) -> Option<&Rational> {
-    match &coupon.amount_off {
-        Some(amount) if coupon.currency == Some(currency) => Some(amount),
-        _ => coupon.currency_options.get(&currency),
-    }
-}
-
 /// Shares `amount` among the lines of one invoice by list value: whole minor units to the largest remainder, never
 /// more than a line has left; what one line cannot take, the next ones do.
-fn share_out(lines: &[Line], invoice: &[usize], amount: &Rational, amounts: &mut [Rational]) {
+fn share_out(lines: &[Line<'_>], invoice: &[usize], amount: &Rational, amounts: &mut [Rational]) {
     let left: Rational = invoice.iter().map(|index| &lines[*index].left).sum();
     let list: Rational = invoice.iter().map(|index| &lines[*index].list).sum();
     if !list.is_positive() {

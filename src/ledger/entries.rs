@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     content::{Content, Quantity, insert_tight},
     hash::row_id,
-    rows::{Cause, Delta, LedgerEntry},
-    valuation::{Value, Valued},
+    rows::{Cause, Delta, LedgerEntry, Measure, OutlookEntry},
+    valuation::{Standing, Value, Valued},
 };
 use crate::{
     money::{Amount, Currency},
     stripe::{
         ids::{CustomerId, EventId, PriceId, ProductId, SubscriptionId, SubscriptionItemId},
-        types::{Scope, SubscriptionStatus},
+        types::{Interval, Scope, SubscriptionStatus},
     },
     time::EventTime,
 };
@@ -25,25 +25,6 @@ use crate::{
 pub(crate) struct Causes(u32);
 
 impl Causes {
-    pub(crate) const ALL: [Cause; 16] = [
-        Cause::PaymentFailure,
-        Cause::Canceled,
-        Cause::Uncanceled,
-        Cause::Pause,
-        Cause::Resume,
-        Cause::TrialStarted,
-        Cause::TrialConverted,
-        Cause::CurrencyChange,
-        Cause::AddedSubscription,
-        Cause::RemovedSubscription,
-        Cause::PlanChange,
-        Cause::IntervalChange,
-        Cause::PriceChange,
-        Cause::QuantityChange,
-        Cause::DiscountStart,
-        Cause::DiscountEnd,
-    ];
-
     pub(crate) fn one(cause: Cause) -> Self {
         Self(1 << cause as u32)
     }
@@ -66,7 +47,7 @@ impl Causes {
 
     /// Most telling first.
     pub(crate) fn iter(self) -> impl Iterator<Item = Cause> {
-        Self::ALL.into_iter().filter(move |cause| self.contains(*cause))
+        Cause::ALL.into_iter().filter(move |cause| self.contains(*cause))
     }
 
     /// The first that applies.
@@ -86,6 +67,11 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    /// The side with that code.
+    pub(crate) fn parse(code: &str) -> Option<Self> {
+        [Self::Start, Self::End, Self::Change, Self::Imported].into_iter().find(|side| side.as_str() == code)
+    }
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -99,10 +85,12 @@ impl Side {
 /// One change of one item.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
+    pub(crate) measure: Measure,
     pub(crate) item: SubscriptionItemId,
     pub(crate) price: PriceId,
     pub(crate) product: Option<ProductId>,
     pub(crate) currency: Currency,
+    pub(crate) cadence: (Interval, u32),
     pub(crate) side: Side,
     pub(crate) causes: Causes,
     pub(crate) list: Amount,
@@ -113,13 +101,16 @@ pub(crate) struct Entry {
 
 impl Entry {
     fn same_place(&self, other: &Self) -> bool {
-        self.item == other.item && self.price == other.price && self.currency == other.currency
+        (self.measure, self.currency) == (other.measure, other.currency)
+            && self.item == other.item
+            && self.price == other.price
     }
 
     /// Equal but for when it became known, which a replay must not touch.
     fn says_the_same(&self, other: &Self) -> bool {
         self.same_place(other)
             && self.product == other.product
+            && self.cadence == other.cadence
             && self.side == other.side
             && self.causes == other.causes
             && self.list == other.list
@@ -139,39 +130,56 @@ pub(crate) struct Slot {
     pub(crate) live: bool,
 }
 
-/// The entries that lead from `before` to `after`.
+/// The entries that lead from `before` to `after`, of every figure.
 pub(crate) fn between(before: &Valued, after: &Valued, imported: bool) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for old in &before.values {
-        match after.values.iter().find(|new| new.item == old.item) {
-            Some(new) => change(before, after, old, new, &mut entries),
-            None => entries.push(entry(
-                old,
-                Side::End,
-                ending(after),
-                &Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..old.clone() },
-                old,
-            )),
-        }
-    }
-    for new in &after.values {
-        if !before.values.iter().any(|old| old.item == new.item) {
-            let nothing = Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..new.clone() };
-            let side = if imported { Side::Imported } else { Side::Start };
-            entries.push(entry(new, side, beginning(before), new, &nothing));
-        }
+    for measure in Measure::ALL {
+        between_of(measure, before, after, imported, &mut entries);
     }
     entries
 }
 
+fn between_of(measure: Measure, before: &Valued, after: &Valued, imported: bool, entries: &mut Vec<Entry>) {
+    let (olds, news) = (before.of(measure), after.of(measure));
+    let start = if imported { Side::Imported } else { Side::Start };
+    let was_there = belongs(measure, before);
+    for old in olds {
+        match news.iter().find(|new| new.item == old.item) {
+            Some(new) => change(measure, before, after, old, new, entries),
+            None => entries.push(entry(measure, old, Side::End, ending(measure, after), &nothing(old), old)),
+        }
+    }
+    for new in news {
+        if !olds.iter().any(|old| old.item == new.item) {
+            let causes = if was_there { Causes::one(Cause::PlanChange) } else { beginning(measure, before) };
+            entries.push(entry(measure, new, start, causes, new, &nothing(new)));
+        }
+    }
+}
+
+/// Whether the subscription as a whole adds to a figure, be it nothing.
+fn belongs(measure: Measure, valued: &Valued) -> bool {
+    match measure {
+        Measure::Mrr => valued.standing.is_counted(),
+        Measure::CancelScheduled => valued.standing == Standing::Leaving,
+        Measure::Trial => valued.standing == Standing::Trial,
+    }
+}
+
+fn nothing(value: &Value) -> Value {
+    Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..value.clone() }
+}
+
 /// The entry at `place` from `old` to `new`, which are values at that place.
-fn entry(place: &Value, side: Side, causes: Causes, new: &Value, old: &Value) -> Entry {
+fn entry(measure: Measure, place: &Value, side: Side, causes: Causes, new: &Value, old: &Value) -> Entry {
     let minus = |a: Amount, b: Amount| Amount::from_micros(a.micros() - b.micros());
     Entry {
+        measure,
         item: place.item.clone(),
         price: place.price.clone(),
         product: place.product.clone(),
         currency: place.currency,
+        cadence: place.cadence,
         side,
         causes,
         list: minus(new.list, old.list),
@@ -181,7 +189,7 @@ fn entry(place: &Value, side: Side, causes: Causes, new: &Value, old: &Value) ->
     }
 }
 
-fn change(before: &Valued, after: &Valued, old: &Value, new: &Value, entries: &mut Vec<Entry>) {
+fn change(measure: Measure, before: &Valued, after: &Valued, old: &Value, new: &Value, entries: &mut Vec<Entry>) {
     let mut causes = Causes::default();
     if old.currency != new.currency {
         causes = causes.and(Cause::CurrencyChange);
@@ -207,31 +215,33 @@ fn change(before: &Valued, after: &Valued, old: &Value, new: &Value, entries: &m
         causes = causes.and(if starts { Cause::DiscountStart } else { Cause::DiscountEnd });
     }
     if causes.is_empty() {
-        // Only the catalogue can have moved it: an amount in another currency that Stripe lets merchants change.
-        causes = if before.counted && after.counted { Causes::one(Cause::PriceChange) } else { beginning(before) };
+        // Only the catalogue or the tax can have moved it: an amount in another currency that Stripe lets merchants
+        // change, or what an invoice told.
+        let stays = belongs(measure, before) && belongs(measure, after);
+        causes = if stays { Causes::one(Cause::PriceChange) } else { beginning(measure, before) };
     }
     if old.price == new.price && old.currency == new.currency {
-        let entry = entry(new, Side::Change, causes, new, old);
+        let entry = entry(measure, new, Side::Change, causes, new, old);
         if !entry.mrr.is_zero() || !entry.list.is_zero() || entry.quantity != Quantity::ZERO {
             entries.push(entry);
         }
         return;
     }
     // A change of price is two rows, so that sums by price, product and interval hold.
-    let nothing =
-        |value: &Value| Value { list: Amount::ZERO, mrr: Amount::ZERO, quantity: Quantity::ZERO, ..value.clone() };
-    entries.push(entry(old, Side::Change, causes, &nothing(old), old));
-    entries.push(entry(new, Side::Change, causes, new, &nothing(new)));
+    entries.push(entry(measure, old, Side::Change, causes, &nothing(old), old));
+    entries.push(entry(measure, new, Side::Change, causes, new, &nothing(new)));
 }
 
-/// Why an item counts that did not: what its subscription was before.
-fn beginning(before: &Valued) -> Causes {
+/// Why a subscription adds to a figure that did not: what it was before.
+fn beginning(measure: Measure, before: &Valued) -> Causes {
+    match measure {
+        Measure::Mrr => {}
+        Measure::Trial => return Causes::one(Cause::TrialStarted),
+        Measure::CancelScheduled => return Causes::one(Cause::Canceled),
+    }
     let Some(content) = before.content.as_deref() else {
         return Causes::one(Cause::AddedSubscription);
     };
-    if before.counted {
-        return Causes::one(Cause::PlanChange);
-    }
     Causes::one(match &content.status {
         SubscriptionStatus::Trialing => Cause::TrialConverted,
         SubscriptionStatus::Paused | SubscriptionStatus::Unpaid => Cause::Resume,
@@ -241,13 +251,18 @@ fn beginning(before: &Valued) -> Causes {
     })
 }
 
-/// Why an item no longer counts: what its subscription is now.
-fn ending(after: &Valued) -> Causes {
+/// Why an item no longer adds to a figure: what its subscription is now.
+fn ending(measure: Measure, after: &Valued) -> Causes {
     let Some(content) = after.content.as_deref() else {
         return Causes::one(Cause::Canceled);
     };
-    if after.counted {
+    if belongs(measure, after) {
         return Causes::one(Cause::PlanChange);
+    }
+    match measure {
+        Measure::Trial if after.standing.is_counted() => return Causes::one(Cause::TrialConverted),
+        Measure::CancelScheduled if after.standing == Standing::Counted => return Causes::one(Cause::Uncanceled),
+        _ => {}
     }
     Causes::one(match &content.status {
         SubscriptionStatus::Unpaid => Cause::PaymentFailure,
@@ -299,7 +314,7 @@ pub(crate) fn reconcile(
             }
             _ => {
                 slot.live = false;
-                delta.entries.push(place.reversal(slot));
+                place.publish(slot.entry.measure, place.reversal(slot), delta);
                 written = true;
             }
         }
@@ -312,6 +327,8 @@ pub(crate) fn reconcile(
                 slot.revision += 1;
                 slot.live = true;
                 slot.entry = entry;
+                // It is not known before what made it hold again.
+                slot.entry.known_at = slot.entry.known_at.max(place.trigger);
                 slot.events = events.to_vec();
                 slot
             }
@@ -322,13 +339,21 @@ pub(crate) fn reconcile(
                 &mut slots[last]
             }
         };
-        delta.entries.push(place.row(slot));
+        place.publish(slot.entry.measure, place.row(slot), delta);
     }
     written
 }
 
 impl Place<'_> {
-    fn row(&self, slot: &Slot) -> LedgerEntry {
+    fn publish(&self, measure: Measure, entry: LedgerEntry, delta: &mut Delta) {
+        match measure {
+            Measure::Mrr => delta.entries.push(entry),
+            _ => delta.outlook.push(OutlookEntry { measure, entry }),
+        }
+    }
+
+    /// What a slot says, as a row.
+    pub(crate) fn row(&self, slot: &Slot) -> LedgerEntry {
         let entry = &slot.entry;
         LedgerEntry {
             scope: self.scope.clone(),
@@ -340,6 +365,7 @@ impl Place<'_> {
                 entry.item.as_str().as_bytes(),
                 entry.price.as_str().as_bytes(),
                 entry.currency.as_str().as_bytes(),
+                entry.measure.as_str().as_bytes(),
                 &self.time.micros().to_le_bytes(),
                 &slot.revision.to_le_bytes(),
             ]),
@@ -354,6 +380,9 @@ impl Place<'_> {
             currency: entry.currency,
             change: entry.side.as_str().into(),
             cause: entry.causes.leading(),
+            causes: entry.causes.iter().collect(),
+            interval: entry.cadence.0,
+            interval_count: entry.cadence.1,
             list_delta: entry.list,
             discount_delta: Amount::from_micros(entry.mrr.micros() - entry.list.micros()),
             mrr_delta: entry.mrr,

@@ -90,7 +90,16 @@ pub(crate) struct Step {
     /// What was written of this second.
     pub(crate) slots: Vec<Slot>,
     /// The item states that were written of this second.
-    pub(super) shown: Vec<(SubscriptionItemId, u64)>,
+    pub(super) shown: Vec<Shown>,
+}
+
+/// The item state last written of a second.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct Shown {
+    pub(super) item: SubscriptionItemId,
+    /// Fingerprint of what was written.
+    pub(super) print: u64,
+    pub(super) revision: u32,
 }
 
 /// What became of a snapshot.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    money::{Currency, Rational, exact_decimal},
+    money::{Currency, Rational, exact_text},
     stripe::{
         ids::ProductId,
         types::{Coupon, Price, Provenance, Scope, Tier},
@@ -53,9 +53,9 @@ impl PriceRow {
     pub fn tiers_json(&self) -> Option<String> {
         let tier = |tier: &Tier| {
             serde_json::json!({
-                "up_to": tier.up_to.as_ref().map(exact_decimal),
-                "unit_amount": exact_decimal(&tier.unit_amount),
-                "flat_amount": exact_decimal(&tier.flat_amount),
+                "up_to": tier.up_to.as_ref().map(exact_text),
+                "unit_amount": exact_text(&tier.unit_amount),
+                "flat_amount": exact_text(&tier.flat_amount),
             })
         };
         let tiers = self.price.tiers.as_ref()?;
@@ -70,7 +70,7 @@ impl PriceRow {
                 serde_json::json!({
                     "currency": currency.as_str(),
                     "from": from.to_string(),
-                    "unit_amount": exact_decimal(amount),
+                    "unit_amount": exact_text(amount),
                 })
             })
         });

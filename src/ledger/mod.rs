@@ -20,8 +20,10 @@ mod history;
 pub mod listing;
 mod movements;
 mod order;
+mod parts;
 mod replay;
 pub mod reporting;
+pub mod review;
 pub mod rows;
 pub mod rules;
 mod state;
@@ -35,15 +37,15 @@ pub use customer::MAX_DISCOUNT_CHANGES;
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;
 pub use rows::Delta;
-pub use rules::{Profile, Rules};
+pub use rules::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation};
 
 use billing::{Heard, Parked, Payers, payment_ids, payment_key};
 use catalogue::{Lesson, Need, Shelf, Telling};
 use customer::CustomerState;
 use history::Inserted;
+use parts::Memo;
 use replay::Context;
 use rows::{LateEvent, LedgerGap};
-use valuation::Memo;
 
 use crate::{
     stripe::{

@@ -10,7 +10,7 @@ use super::{
     content::insert_tight,
     entries::{Causes, Side, Slot},
     hash::row_id,
-    rows::{Cause, Change, Delta, Movement, MovementKind},
+    rows::{Cause, Change, Delta, Measure, Movement, MovementKind},
     rules::Rules,
 };
 use crate::{
@@ -137,7 +137,8 @@ impl Sums {
 
 /// Whether an entry can make a difference to movements.
 fn matters(slot: &Slot, rules: &Rules) -> bool {
-    !slot.entry.mrr.is_zero() || (rules.free_customers_stay && slot.entry.side != Side::Change)
+    slot.entry.measure == Measure::Mrr
+        && (!slot.entry.mrr.is_zero() || (rules.free_customers_stay && slot.entry.side != Side::Change))
 }
 
 impl Movements {

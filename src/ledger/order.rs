@@ -40,6 +40,18 @@ pub(crate) enum Evidence {
     Arbitrary,
 }
 
+impl Evidence {
+    /// The code in `item_states`; none where there was nothing to decide.
+    pub(crate) fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Alone => None,
+            Self::Chain => Some("chain"),
+            Self::Lifecycle => Some("lifecycle"),
+            Self::Arbitrary => Some("arbitrary"),
+        }
+    }
+}
+
 /// More snapshots than this in one second of one subscription are ordered without looking for a walk: looking could
 /// take too long, and Stripe does not write them.
 const MAX_WALK: usize = 12;

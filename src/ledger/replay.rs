@@ -10,14 +10,16 @@ use super::{
     content::{self, Content},
     entries::{self, Place},
     hash::short,
-    history::{History, Snap, State, Step},
+    history::{History, Shown, Snap, State, Step},
     order::{self, Evidence, Stage, Trace},
-    rows::{Delta, LedgerGap},
-    rules::Rules,
+    parts::{self, Memo, Part, Shared},
+    rows::{Delta, LedgerGap, flag},
+    rules::{BackdatedStart, Rules},
     states,
-    valuation::{self, Gap, Memo, Valued},
+    valuation::{self, Gap, Valued},
 };
 use crate::{
+    money::Rational,
     stripe::{
         ids::{CustomerId, DiscountId, EventId, SubscriptionId, SubscriptionItemId},
         types::{Scope, SubscriptionStatus},
@@ -34,8 +36,10 @@ pub(crate) trait Surroundings {
     fn deleted(&self) -> Option<(EventTime, EventTime, &EventId)>;
     /// The customer's own discounts at a time.
     fn discounts_at(&self, time: EventTime) -> Vec<DiscountId>;
-    /// Whether it ever had any.
-    fn ever_discounted(&self) -> bool;
+    /// The share of an item's amount that is not inclusive tax, as its last invoice line before a time told.
+    fn net_share_at(&self, item: &SubscriptionItemId, time: EventTime) -> Option<Rational>;
+    /// Whether nothing of the customer ever changed what its subscriptions are worth.
+    fn is_plain(&self) -> bool;
     /// The events that changed the customer at exactly this time, with their append times.
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)>;
     /// All times at which it changed.
@@ -114,32 +118,57 @@ impl History {
 
     /// Works out what lies before the first snapshot. Something first seen through anything but its creation had a
     /// value before: that of the first snapshot with `previous_attributes` undone, since its start or its trial's end.
+    /// Where the rules count a backdated subscription from its start, that lies before its creation.
     fn replay_opening(&mut self, id: &SubscriptionId, around: &dyn Surroundings, cx: &mut Context<'_>) -> bool {
-        let found = self.steps.iter().find(|step| !step.snaps.is_empty()).filter(|_| !self.creation_seen).map(|step| {
+        let imported = !self.creation_seen;
+        let backdated = cx.rules.backdated_start == BackdatedStart::StartDate;
+        let first = self.steps.iter().find(|step| !step.snaps.is_empty()).filter(|_| imported || backdated);
+        let found = first.map(|step| {
             let (order, _) = in_order(None, &step.snaps);
             let snap = &step.snaps[order[0]];
-            let content = Arc::clone(snap.before.as_ref().unwrap_or(&snap.content));
-            (step.time, content, snap.trace.before.unwrap_or(snap.trace.print), snap.appended_at, snap.id.clone())
+            let content = Arc::clone(snap.before.as_ref().filter(|_| imported).unwrap_or(&snap.content));
+            let print = if imported { snap.trace.before.unwrap_or(snap.trace.print) } else { snap.trace.print };
+            let time = if imported { opening_time(&content, step.time) } else { content.started.unwrap_or(step.time) };
+            (time, step.time, content, print, snap.appended_at, snap.id.clone())
         });
+        let found = found.filter(|(time, first, ..)| imported || time < first);
         let mut written = false;
-        let kept = found.as_ref().map(|(first, content, ..)| opening_time(content, *first));
-        let mut step = match self.opening.take() {
-            Some(step) if Some(step.time) == kept => step,
-            Some(mut other) => {
-                let place = place(cx, id, other.time, true);
-                written |= entries::reconcile(&mut other.slots, Vec::new(), &[], &place, cx.delta);
+        let mut step = match (self.opening.take(), &found) {
+            (Some(step), Some((time, ..))) if step.time == *time => step,
+            (Some(mut other), _) => {
+                let nothing = State::default();
+                let wrote = self.write(
+                    &mut other,
+                    &nothing,
+                    nothing.clone(),
+                    None,
+                    &[],
+                    imported,
+                    Evidence::Alone,
+                    id,
+                    around,
+                    cx,
+                );
+                written |= wrote.entries;
                 Box::default()
             }
-            None => Box::default(),
+            (None, _) => Box::default(),
         };
-        let (Some(time), Some((_, content, print, known_at, event_id))) = (kept, found) else {
+        let Some((time, _, content, print, known_at, event_id)) = found else {
             return written;
         };
         step.time = time;
         let ended = matches!(content.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
-        let valued = self.value(&content, ended, time, known_at, &event_id, around, cx);
+        let (mut valued, parts) = self.value(&content, ended, time, known_at, &event_id, around, cx);
+        if !imported {
+            // Whose states are shown is not a matter of rules: they begin with the creation.
+            Arc::make_mut(&mut valued).prints.clear();
+        }
         let after = State { valued, print: Some(print), known_at, event_id: Some(event_id.clone()) };
-        let wrote = self.write(&mut step, &State::default(), after, &[event_id], true, false, id, around, cx);
+        let events = [event_id];
+        let before = State::default();
+        let wrote =
+            self.write(&mut step, &before, after, Some(&parts), &events, imported, Evidence::Alone, id, around, cx);
         self.opening = Some(step);
         written | wrote.entries
     }
@@ -182,21 +211,22 @@ impl History {
             && before.valued.ended == ended
             && before.valued.needs.is_empty()
             && before.valued.valid_until.is_none_or(|until| step.time < until)
-            && !around.ever_discounted();
+            && before.valued.prints.len() == content.items.len()
+            && around.is_plain();
         let content = Arc::clone(content);
         let print = last.map(|snap| snap.trace.print).or(before.print);
-        let valued = if unchanged {
-            Arc::clone(&before.valued)
+        let (valued, parts) = if unchanged {
+            (Arc::clone(&before.valued), None)
         } else {
-            self.value(&content, ended, step.time, known_at, &event_id, around, cx)
+            let (valued, parts) = self.value(&content, ended, step.time, known_at, &event_id, around, cx);
+            (valued, Some(parts))
         };
-        let arbitrary = evidence == Evidence::Arbitrary;
-        if arbitrary {
+        if evidence == Evidence::Arbitrary {
             let gap = Gap { reason: "order_arbitrary", object_id: event_id.as_str().into() };
             self.report(gap, step.time, known_at, &event_id, cx);
         }
         let after = State { valued, print, known_at, event_id: Some(event_id) };
-        self.write(step, before, after, &events, false, arbitrary, id, around, cx)
+        self.write(step, before, after, parts.as_deref(), &events, false, evidence, id, around, cx)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the whole of a state")]
@@ -209,17 +239,18 @@ impl History {
         event_id: &EventId,
         around: &dyn Surroundings,
         cx: &mut Context<'_>,
-    ) -> Arc<Valued> {
+    ) -> (Arc<Valued>, Vec<Part>) {
         let mut gaps = Vec::new();
-        let shared = around.discounts_at(time);
-        let valued = valuation::value(content, ended, time, &shared, cx.shelf, cx.rules, cx.memo, &mut gaps);
+        let parts = parts_at(content, time, around, cx);
+        let prints = parts.iter().map(|part| (part.item.clone(), parts::print(content, ended, part))).collect();
+        let valued = valuation::value(content, ended, &parts, prints, time, cx.rules, &mut gaps);
         for need in &valued.needs {
             *cx.shelf_changed |= cx.shelf.wait(need.clone(), cx.customer);
         }
         for gap in gaps {
             self.report(gap, time, known_at, event_id, cx);
         }
-        Arc::new(valued)
+        (Arc::new(valued), parts)
     }
 
     fn report(&mut self, gap: Gap, time: EventTime, known_at: EventTime, event_id: &EventId, cx: &mut Context<'_>) {
@@ -248,9 +279,10 @@ impl History {
         step: &mut Step,
         before: &State,
         after: State,
+        parts: Option<&[Part]>,
         events: &[EventId],
         opening: bool,
-        arbitrary: bool,
+        evidence: Evidence,
         id: &SubscriptionId,
         around: &dyn Surroundings,
         cx: &mut Context<'_>,
@@ -266,7 +298,7 @@ impl History {
             wrote.entries = entries::reconcile(&mut step.slots, wanted, events, &place, cx.delta);
         }
         if !(same && step.shown.is_empty()) {
-            show(step, before, &after, opening, arbitrary, id, around, cx);
+            show(step, before, &after, parts, opening, evidence, id, around, cx);
         }
         step.after = after;
         wrote
@@ -307,61 +339,86 @@ fn place<'a>(cx: &Context<'a>, subscription: &'a SubscriptionId, time: EventTime
     Place { scope: cx.scope, customer: cx.customer, subscription, time, opening, trigger: cx.trigger }
 }
 
+/// The parts of a state at a time.
+fn parts_at(content: &Content, time: EventTime, around: &dyn Surroundings, cx: &mut Context<'_>) -> Vec<Part> {
+    let discounts = around.discounts_at(time);
+    let shared = Shared::of(content, &discounts);
+    parts::of(content, shared, cx.shelf, time, |item| around.net_share_at(item, time), cx.memo)
+}
+
 /// Writes the item states of a second that are not written yet, or no longer hold.
 #[allow(clippy::too_many_arguments, reason = "the whole of a second")]
 fn show(
     step: &mut Step,
     before: &State,
     after: &State,
+    parts: Option<&[Part]>,
     opening: bool,
-    arbitrary: bool,
+    evidence: Evidence,
     id: &SubscriptionId,
     around: &dyn Surroundings,
     cx: &mut Context<'_>,
 ) {
-    let print_in = |parts: &[(SubscriptionItemId, u64)], item: &SubscriptionItemId| {
-        parts.iter().find(|(id, _)| id == item).map(|(_, print)| *print)
+    let (old, new) = (&before.valued.prints, &after.valued.prints);
+    let print_in = |prints: &[(SubscriptionItemId, u64)], item: &SubscriptionItemId| {
+        prints.iter().find(|(id, _)| id == item).map(|(_, print)| *print)
     };
-    let (old, new) = (&before.valued.parts, &after.valued.parts);
     let mut wanted: Vec<(SubscriptionItemId, u64)> =
         new.iter().filter(|(item, print)| print_in(old, item) != Some(*print)).cloned().collect();
     wanted
         .extend(old.iter().filter(|(item, _)| print_in(new, item).is_none()).map(|(item, _)| (item.clone(), REMOVED)));
-    for (item, _) in &step.shown {
-        if !wanted.iter().any(|(other, _)| other == item) {
-            wanted.push((item.clone(), print_in(new, item).unwrap_or(REMOVED)));
+    for shown in &step.shown {
+        if !wanted.iter().any(|(other, _)| *other == shown.item) {
+            wanted.push((shown.item.clone(), print_in(new, &shown.item).unwrap_or(WITHDRAWN)));
         }
     }
-    wanted.retain(|shown| !step.shown.contains(shown));
-    let Some(event_id) = &after.event_id else { return };
-    let customer_discounts = around.discounts_at(step.time);
-    for (item_id, print) in wanted {
-        let removed = print == REMOVED;
-        let source = if removed { &before.valued.content } else { &after.valued.content };
-        let Some(content) = source.as_deref() else { continue };
-        let Some(item) = content.items.iter().find(|item| item.id == item_id) else {
-            continue;
+    wanted.retain(|(item, print)| !step.shown.iter().any(|shown| shown.item == *item && shown.print == *print));
+    let Some(event_id) = after.event_id.as_ref().or(step.after.event_id.as_ref()).cloned() else { return };
+    for (item, print) in wanted {
+        let (source, gone): (&State, &[&'static str]) = match print {
+            REMOVED if after.valued.ended => (before, &[flag::REMOVED, flag::DELETED]),
+            REMOVED => (before, &[flag::REMOVED]),
+            WITHDRAWN => (&step.after, &[flag::WITHDRAWN]),
+            _ if after.valued.ended => (after, &[flag::DELETED]),
+            _ => (after, &[]),
         };
+        let Some(content) = source.valued.content.clone() else { continue };
+        let worked_out;
+        let parts = match parts {
+            Some(parts) if std::ptr::eq(source, after) => parts,
+            _ => {
+                worked_out = parts_at(&content, step.time, around, cx);
+                &worked_out
+            }
+        };
+        let Some(position) = parts.iter().position(|part| part.item == item) else { continue };
+        let known = step.shown.iter().position(|shown| shown.item == item);
+        let revision = known.map_or(1, |index| step.shown[index].revision + 1);
         let row = states::Row {
             scope: cx.scope,
             customer: cx.customer,
             subscription: id,
-            content,
-            ended: after.valued.ended,
-            removed,
+            content: &content,
+            gone,
             reconstructed: opening,
             time: step.time,
-            known_at: after.known_at,
+            known_at: if revision == 1 { after.known_at } else { after.known_at.max(cx.trigger) },
             event_id: event_id.clone(),
-            customer_discounts: &customer_discounts,
-            arbitrary,
+            order_evidence: evidence.as_str(),
         };
-        cx.delta.item_states.push(row.of(item, cx.shelf, cx.rules));
-        step.shown.retain(|(other, _)| *other != item_id);
-        let shown = &mut step.shown;
-        content::insert_tight(shown, shown.len(), (item_id, print));
+        cx.delta.item_states.push(row.of(&parts[position], position, revision));
+        let shown = Shown { item, print, revision };
+        match known {
+            Some(index) => step.shown[index] = shown,
+            None => {
+                let end = step.shown.len();
+                content::insert_tight(&mut step.shown, end, shown);
+            }
+        }
     }
 }
 
 /// Stands for an item that is no longer there.
 const REMOVED: u64 = 0;
+/// Stands for a state that was written and does not hold; a fingerprint is none of the two.
+const WITHDRAWN: u64 = u64::MAX;

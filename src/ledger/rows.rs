@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::listing::{CouponRow, PriceRow, ProductRow};
 use crate::{
-    money::{Amount, Currency, Rational},
+    money::{Amount, Currency, PeriodAmount, Rational},
     stripe::{
-        ids::{CustomerId, EventId, PriceId, ProductId, SubscriptionId, SubscriptionItemId},
+        ids::{CouponId, CustomerId, DiscountId, EventId, PriceId, ProductId, SubscriptionId, SubscriptionItemId},
         types::{Interval, Scope},
     },
     time::EventTime,
@@ -61,6 +61,32 @@ impl Cause {
             Self::DiscountEnd => "discount_end",
         }
     }
+
+    /// The cause with that code.
+    #[must_use]
+    pub fn parse(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == code)
+    }
+
+    /// All causes, most telling first.
+    pub const ALL: [Self; 16] = [
+        Self::PaymentFailure,
+        Self::Canceled,
+        Self::Uncanceled,
+        Self::Pause,
+        Self::Resume,
+        Self::TrialStarted,
+        Self::TrialConverted,
+        Self::CurrencyChange,
+        Self::AddedSubscription,
+        Self::RemovedSubscription,
+        Self::PlanChange,
+        Self::IntervalChange,
+        Self::PriceChange,
+        Self::QuantityChange,
+        Self::DiscountStart,
+        Self::DiscountEnd,
+    ];
 }
 
 /// What a movement is.
@@ -95,21 +121,33 @@ impl MovementKind {
 pub struct ItemDiscount {
     /// `item`, `subscription` or `customer`.
     pub level: Arc<str>,
-    /// The coupon's id, where known.
-    pub coupon: Option<Arc<str>>,
+    /// Stripe's id of the discount; very old shapes have none, there the coupon and its dates stand in.
+    pub id: DiscountId,
+    /// What it takes off; `None` while its coupon is not known.
+    pub terms: Option<DiscountTerms>,
+}
+
+/// What a discount takes off, and when.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DiscountTerms {
+    /// The coupon's id.
+    pub coupon: CouponId,
     /// `forever`, `repeating`, `once`, or a later word.
     pub duration: Arc<str>,
-    /// Percent, as a decimal text.
-    pub percent_off: Option<String>,
-    /// Per invoice, in major units.
-    pub amount_off: Option<Amount>,
-    /// What it takes off this item's MRR, if the profile counted it.
-    pub monthly: Amount,
-    /// When it ends.
+    /// Percent.
+    pub percent_off: Option<Rational>,
+    /// An invoice, in major units of the item's currency.
+    pub amount_off: Option<PeriodAmount>,
+    /// The products it applies to; empty means all.
+    pub applies_to: Vec<ProductId>,
+    /// From when.
+    pub start: Option<EventTime>,
+    /// Until when.
     pub end: Option<EventTime>,
 }
 
-/// One state of one subscription item, counted or not. Appended.
+/// One state of one subscription item, counted or not. Appended; for one item, `valid_from` and `provenance` the
+/// row with the greatest revision holds.
 #[derive(Clone, PartialEq, Debug)]
 #[allow(missing_docs, reason = "described in schemas/tables.yml")]
 pub struct ItemState {
@@ -119,21 +157,91 @@ pub struct ItemState {
     pub customer_id: CustomerId,
     pub subscription_id: SubscriptionId,
     pub subscription_item_id: SubscriptionItemId,
+    /// 1 at first, one more each time the state at this instant is written again.
+    pub revision: u32,
+    /// The item's place in its subscription, from 0.
+    pub position: u32,
     pub price_id: PriceId,
     pub product_id: Option<ProductId>,
     pub currency: Option<Currency>,
     pub status: Arc<str>,
-    /// Sorted words: `trial`, `cancel_scheduled`, `collection_paused`, `metered`, `removed`, `deleted` …
+    /// Sorted words: `cancel_scheduled`, `collection_paused`, `metered`, `removed`, `deleted` …; see [`flag`].
     pub flags: Vec<Arc<str>>,
     pub interval: Option<Interval>,
     pub interval_count: u32,
     pub quantity: Option<Rational>,
-    /// For one interval, before discounts, in major units; `None` while the price is unknown.
-    pub list_amount: Option<Amount>,
+    /// For one billing period, before discounts, inclusive tax included, in major units; `None` while it is unknown.
+    pub list_amount: Option<PeriodAmount>,
+    /// The share of an amount that is not inclusive tax; `None` where nothing is inclusive.
+    pub net_share: Option<Rational>,
+    /// In the order in which Stripe applies them.
     pub discounts: Vec<ItemDiscount>,
+    pub trial_end: Option<EventTime>,
+    pub started_at: Option<EventTime>,
+    /// What decided the order, where several snapshots shared the second: `chain`, `lifecycle` or `arbitrary`.
+    pub order_evidence: Option<&'static str>,
     /// `event`, or `reconstructed` for what lies before the first event.
     pub provenance: Arc<str>,
     pub event_id: EventId,
+}
+
+/// The words of [`ItemState::flags`].
+pub mod flag {
+    /// It will end with the current period.
+    pub const CANCEL_SCHEDULED: &str = "cancel_scheduled";
+    /// Collection of payments is paused.
+    pub const COLLECTION_PAUSED: &str = "collection_paused";
+    /// The subscription or its customer was deleted.
+    pub const DELETED: &str = "deleted";
+    /// It will end later than the current period.
+    pub const FIXED_TERM: &str = "fixed_term";
+    /// Usage decides the amount.
+    pub const METERED: &str = "metered";
+    /// Stripe says that its end or pause comes from a payment that failed.
+    pub const PAYMENT_FAILED: &str = "payment_failed";
+    /// The item was taken off its subscription.
+    pub const REMOVED: &str = "removed";
+    /// The price includes tax, but nothing has told how much.
+    pub const TAX_UNKNOWN: &str = "tax_unknown";
+    /// In a trial.
+    pub const TRIAL: &str = "trial";
+    /// The row takes back the one before it: nothing changed at this instant after all.
+    pub const WITHDRAWN: &str = "withdrawn";
+}
+
+/// Which figure an entry belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Measure {
+    /// Recurring revenue.
+    Mrr,
+    /// What a trial would be worth.
+    Trial,
+    /// The part of recurring revenue that is scheduled to leave.
+    CancelScheduled,
+}
+
+impl Measure {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Mrr, Self::Trial, Self::CancelScheduled];
+
+    /// The code in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mrr => "mrr",
+            Self::Trial => "trial",
+            Self::CancelScheduled => "cancel_scheduled",
+        }
+    }
+}
+
+/// One change of a figure that is not recurring revenue yet, or not for long. Appended like [`LedgerEntry`].
+#[derive(Clone, PartialEq, Debug)]
+pub struct OutlookEntry {
+    /// Which figure.
+    pub measure: Measure,
+    /// The change; `mrr_delta` is the figure's.
+    pub entry: LedgerEntry,
 }
 
 /// One change of one item's MRR. Appended, never edited.
@@ -152,9 +260,13 @@ pub struct LedgerEntry {
     pub price_id: PriceId,
     pub product_id: Option<ProductId>,
     pub currency: Currency,
-    /// `start`, `end` or `change`, like Stripe's `ACTIVE_START`, `ACTIVE_END`, `ACTIVE_UPGRADE` …
+    /// `start`, `end`, `change` or `imported`, like Stripe's `ACTIVE_START`, `ACTIVE_END`, `ACTIVE_UPGRADE` …
     pub change: Arc<str>,
     pub cause: Cause,
+    /// All of them, the leading one first.
+    pub causes: Vec<Cause>,
+    pub interval: Interval,
+    pub interval_count: u32,
     pub list_delta: Amount,
     pub discount_delta: Amount,
     pub mrr_delta: Amount,
@@ -244,6 +356,7 @@ pub struct LateEvent {
 pub struct Delta {
     pub item_states: Vec<ItemState>,
     pub entries: Vec<LedgerEntry>,
+    pub outlook: Vec<OutlookEntry>,
     pub movements: Vec<Change<Movement>>,
     pub billing_events: Vec<BillingEvent>,
     pub gaps: Vec<LedgerGap>,

@@ -1,26 +1,28 @@
-//! Rows of `item_states`: every item of every subscription with its raw parts, counted or not.
+//! Rows of `item_states`: every item of every subscription with its raw parts, counted or not; and the parts again,
+//! from such rows.
 //!
-//! No rule of a profile is baked in, so that another profile's history is a pure function of these rows. For one item
-//! and `valid_from` the row with the greatest `known_at` holds.
+//! No rule of a profile is baked in, so that another profile's history is a pure function of these rows: what
+//! [`super::review`] reads back is what the ledger itself values.
 
 use std::sync::Arc;
 
 use super::{
-    catalogue::Shelf,
     content::{Content, Item, Quantity},
-    discounts::{self, Line},
-    rows::{ItemDiscount, ItemState},
-    rules::Rules,
-    valuation::{currency_of, interval_amount},
+    parts::{Level, Part, PartDiscount, Tax, Terms, Unpriced},
+    rows::{DiscountTerms, ItemDiscount, ItemState, flag},
 };
 use crate::{
-    money::{Amount, Rational},
+    money::PeriodAmount,
     stripe::{
-        ids::{CustomerId, DiscountId, EventId, SubscriptionId},
+        ids::{CustomerId, EventId, SubscriptionId},
         types::{CouponDuration, Scope, SubscriptionStatus},
     },
     time::EventTime,
 };
+
+/// `provenance` of what lies before the first event.
+pub(crate) const RECONSTRUCTED: &str = "reconstructed";
+const EVENT: &str = "event";
 
 /// What a row says beside the item.
 pub(crate) struct Row<'a> {
@@ -28,135 +30,80 @@ pub(crate) struct Row<'a> {
     pub(crate) customer: &'a CustomerId,
     pub(crate) subscription: &'a SubscriptionId,
     pub(crate) content: &'a Content,
-    pub(crate) ended: bool,
-    pub(crate) removed: bool,
+    /// `deleted`, `removed` or `withdrawn`, where it is.
+    pub(crate) gone: &'a [&'static str],
     pub(crate) reconstructed: bool,
     pub(crate) time: EventTime,
     pub(crate) known_at: EventTime,
     pub(crate) event_id: EventId,
-    /// The customer's discounts at that time.
-    pub(crate) customer_discounts: &'a [DiscountId],
-    /// What decided the order of this second was nothing real.
-    pub(crate) arbitrary: bool,
+    pub(crate) order_evidence: Option<&'static str>,
 }
 
 impl Row<'_> {
     /// The row of one item.
-    pub(crate) fn of(self, item: &Item, shelf: &Shelf, rules: &Rules) -> ItemState {
-        let known = shelf.price(&item.price);
-        let price = known.map(|known| &known.value.price);
-        let currency = match known {
-            Some(known) => currency_of(self.content, &known.value),
-            None => self.content.currency,
-        };
-        let metered = price.is_some_and(|price| price.metered);
-        let quantity = item.quantity.as_ref().map(Quantity::to_rational);
-        let units = quantity.clone().or_else(|| (!metered).then(|| Rational::from_integer(1.into())));
-        let list_minor = match (known, currency, &units) {
-            (Some(known), Some(currency), Some(units)) => {
-                interval_amount(&known.value, currency, units, self.time).ok()
-            }
-            _ => None,
-        };
-        let list_amount = list_minor.as_ref().zip(currency).and_then(|(minor, c)| Amount::from_minor(minor, c).ok());
+    pub(crate) fn of(&self, part: &Part, position: usize, revision: u32) -> ItemState {
         ItemState {
             scope: self.scope.clone(),
             valid_from: self.time,
-            known_at: known.map_or(self.known_at, |known| known.at.max(self.known_at)),
+            known_at: self.known_at.max(part.known_at),
             customer_id: self.customer.clone(),
             subscription_id: self.subscription.clone(),
-            subscription_item_id: item.id.clone(),
-            price_id: item.price.clone(),
-            product_id: price.and_then(|price| price.product.clone()),
-            currency,
+            subscription_item_id: part.item.clone(),
+            revision,
+            position: u32::try_from(position).unwrap_or(u32::MAX),
+            price_id: part.price.clone(),
+            product_id: part.product.clone(),
+            currency: part.currency,
             status: self.content.status.as_str().into(),
-            flags: self.flags(metered),
-            interval: price.and_then(|price| price.interval),
-            interval_count: price.map_or(1, |price| price.interval_count),
-            quantity,
-            list_amount,
-            discounts: self.discounts(item, shelf, rules),
-            provenance: if self.reconstructed { "reconstructed" } else { "event" }.into(),
-            event_id: self.event_id,
+            flags: self.flags(part),
+            interval: part.cadence.map(|(interval, _)| interval),
+            interval_count: part.cadence.map_or(1, |(_, count)| count),
+            quantity: part.quantity.as_ref().map(Quantity::to_rational),
+            list_amount: part.list.ok().filter(|_| !part.metered),
+            net_share: match &part.tax {
+                Tax::Inclusive(share) => Some(share.clone()),
+                Tax::Exclusive | Tax::Unknown => None,
+            },
+            discounts: part.discounts.iter().map(|discount| discount_row(discount, part)).collect(),
+            trial_end: self.content.trial_end,
+            started_at: self.content.started,
+            order_evidence: self.order_evidence,
+            provenance: if self.reconstructed { RECONSTRUCTED } else { EVENT }.into(),
+            event_id: self.event_id.clone(),
         }
     }
 
-    fn flags(&self, metered: bool) -> Vec<Arc<str>> {
+    fn flags(&self, part: &Part) -> Vec<Arc<str>> {
         let flags = [
-            ("cancel_scheduled", self.content.cancel_scheduled),
-            ("collection_paused", self.content.collection_paused),
-            ("deleted", self.ended),
-            ("fixed_term", self.content.fixed_term),
-            ("metered", metered),
-            ("order_arbitrary", self.arbitrary),
-            ("payment_failed", self.content.payment_failed),
-            ("removed", self.removed),
-            ("trial", self.content.status == SubscriptionStatus::Trialing),
+            (flag::CANCEL_SCHEDULED, self.content.cancel_scheduled),
+            (flag::COLLECTION_PAUSED, self.content.collection_paused),
+            (flag::FIXED_TERM, self.content.fixed_term),
+            (flag::METERED, part.metered),
+            (flag::PAYMENT_FAILED, self.content.payment_failed),
+            (flag::TAX_UNKNOWN, part.tax == Tax::Unknown),
+            (flag::TRIAL, self.content.status == SubscriptionStatus::Trialing),
         ];
-        flags.into_iter().filter(|(_, set)| *set).map(|(word, _)| word.into()).collect()
+        let flags = flags.into_iter().filter(|(_, set)| *set).map(|(word, _)| word);
+        let mut flags: Vec<Arc<str>> = flags.chain(self.gone.iter().copied()).map(Into::into).collect();
+        flags.sort_unstable();
+        flags
     }
+}
 
-    /// Every discount on the item, with what it would take off a month if all of them were counted.
-    fn discounts(&self, item: &Item, shelf: &Shelf, rules: &Rules) -> Vec<ItemDiscount> {
-        let own = !self.content.discounts.is_empty();
-        let shared = if own { self.content.discounts.as_slice() } else { self.customer_discounts };
-        if item.discounts.is_empty() && shared.is_empty() {
-            return Vec::new();
-        }
-        let (mut lines, items) = self.lines(shelf, rules);
-        let here = items.iter().position(|other| other.id == item.id);
-        let outcome = discounts::apply(&mut lines, &items, shared, shelf, self.time, |_| true);
-        let monthly = |id: &DiscountId| {
-            let line = here.and_then(|index| lines.get(index))?;
-            let taken = outcome.taken.iter().find(|taken| taken.id == *id)?;
-            Amount::from_minor(&(taken.amounts.get(here?)? * &line.share), line.currency).ok()
-        };
-        let shared_level = if own { "subscription" } else { "customer" };
-        let levels = item.discounts.iter().map(|id| (id, "item")).chain(shared.iter().map(|id| (id, shared_level)));
-        levels
-            .map(|(id, level)| {
-                let facts = shelf.discount(id).map(|known| &known.value);
-                let coupon = facts.and_then(|facts| shelf.coupon(&facts.coupon)).map(|known| &known.value);
-                let amount_off =
-                    coupon.and_then(|coupon| Amount::from_minor(coupon.amount_off.as_ref()?, coupon.currency?).ok());
-                ItemDiscount {
-                    level: level.into(),
-                    coupon: facts.map(|facts| facts.coupon.as_str().into()),
-                    duration: coupon.map_or("unknown", |coupon| duration_word(&coupon.duration)).into(),
-                    percent_off: coupon.and_then(|coupon| coupon.percent_off.as_ref()).map(decimal_text),
-                    amount_off,
-                    monthly: monthly(id).unwrap_or(Amount::ZERO),
-                    end: facts.and_then(|facts| facts.end),
-                }
-            })
-            .collect()
-    }
-
-    fn lines(&self, shelf: &Shelf, rules: &Rules) -> (Vec<Line>, Vec<&Item>) {
-        let mut lines = Vec::new();
-        let mut items = Vec::new();
-        for item in &self.content.items {
-            let Some(facts) = shelf.price(&item.price).map(|known| &known.value) else {
-                continue;
-            };
-            let (Some(currency), Some(interval)) = (currency_of(self.content, facts), facts.price.interval) else {
-                continue;
-            };
-            let quantity = item.quantity.clone().unwrap_or(Quantity::Whole(1)).to_rational();
-            let Ok(minor) = interval_amount(facts, currency, &quantity, self.time) else {
-                continue;
-            };
-            if facts.price.metered {
-                continue;
-            }
-            let cadence = (interval, facts.price.interval_count);
-            let share = rules.monthly_share(cadence.0, cadence.1);
-            let product = facts.price.product.clone();
-            lines.push(Line { product, currency, cadence, list: minor.clone(), left: minor, share });
-            items.push(item);
-        }
-        (lines, items)
-    }
+fn discount_row(discount: &PartDiscount, part: &Part) -> ItemDiscount {
+    let terms = discount.terms.as_ref().ok().map(|terms| DiscountTerms {
+        coupon: terms.coupon.clone(),
+        duration: duration_word(&terms.duration).into(),
+        percent_off: terms.percent_off.clone(),
+        amount_off: part
+            .currency
+            .zip(terms.amount_off.as_ref())
+            .and_then(|(currency, minor)| PeriodAmount::from_minor(minor, currency).ok()),
+        applies_to: terms.applies_to.clone(),
+        start: terms.start,
+        end: terms.end,
+    });
+    ItemDiscount { level: discount.level.as_str().into(), id: discount.id.clone(), terms }
 }
 
 fn duration_word(duration: &CouponDuration) -> &str {
@@ -168,8 +115,87 @@ fn duration_word(duration: &CouponDuration) -> &str {
     }
 }
 
-/// A percentage as decimal text, to six places.
-fn decimal_text(value: &Rational) -> String {
-    let text = Amount::round(value).unwrap_or_default().to_string();
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+fn duration(word: &str) -> CouponDuration {
+    match word {
+        "forever" => CouponDuration::Forever,
+        "repeating" => CouponDuration::Repeating,
+        "once" => CouponDuration::Once,
+        other => CouponDuration::Other(other.to_owned()),
+    }
+}
+
+impl ItemState {
+    pub(crate) fn has(&self, word: &str) -> bool {
+        self.flags.iter().any(|flag| &**flag == word)
+    }
+
+    /// The part that a row was written from.
+    pub(crate) fn part(&self) -> Part {
+        let quantity = self.quantity.as_ref().map(Quantity::from);
+        // Why there is no amount is in `ledger_gaps`; here it is enough that there is none.
+        let missing = if self.currency.is_none() { Unpriced::Currency } else { Unpriced::Price };
+        Part {
+            item: self.subscription_item_id.clone(),
+            price: self.price_id.clone(),
+            product: self.product_id.clone(),
+            currency: self.currency,
+            cadence: self.interval.map(|interval| (interval, self.interval_count)),
+            metered: self.has(flag::METERED),
+            quantity,
+            list: self.list_amount.ok_or(missing),
+            tax: match &self.net_share {
+                Some(share) => Tax::Inclusive(share.clone()),
+                None if self.has(flag::TAX_UNKNOWN) => Tax::Unknown,
+                None => Tax::Exclusive,
+            },
+            discounts: self.discounts.iter().map(|discount| self.discount(discount)).collect(),
+            known_at: self.known_at,
+        }
+    }
+
+    fn discount(&self, row: &ItemDiscount) -> PartDiscount {
+        let level = [Level::Item, Level::Subscription].into_iter().find(|level| level.as_str() == &*row.level);
+        let terms = row.terms.as_ref().map(|terms| Terms {
+            coupon: terms.coupon.clone(),
+            duration: duration(&terms.duration),
+            percent_off: terms.percent_off.clone(),
+            amount_off: self.currency.zip(terms.amount_off).map(|(currency, amount)| amount.to_minor(currency)),
+            applies_to: terms.applies_to.clone(),
+            start: terms.start,
+            end: terms.end,
+            known_at: self.known_at,
+        });
+        PartDiscount {
+            level: level.unwrap_or(Level::Customer),
+            id: row.id.clone(),
+            terms: terms.ok_or_else(|| super::catalogue::Need::Discount(row.id.clone())),
+        }
+    }
+
+    /// The state of a subscription with these items, of which this row is the newest.
+    pub(crate) fn content(&self, items: &[&Self]) -> Content {
+        Content {
+            status: SubscriptionStatus::from(&*self.status),
+            currency: None,
+            items: items.iter().map(|row| row.item()).collect(),
+            items_truncated: false,
+            discounts: Vec::new(),
+            cancel_scheduled: self.has(flag::CANCEL_SCHEDULED),
+            fixed_term: self.has(flag::FIXED_TERM),
+            collection_paused: self.has(flag::COLLECTION_PAUSED),
+            payment_failed: self.has(flag::PAYMENT_FAILED),
+            trial_end: self.trial_end,
+            started: self.started_at,
+        }
+    }
+
+    fn item(&self) -> Item {
+        Item {
+            id: self.subscription_item_id.clone(),
+            price: self.price_id.clone(),
+            quantity: self.quantity.as_ref().map(Quantity::from),
+            discounts: self.discounts.iter().map(|discount| discount.id.clone()).collect(),
+            inclusive_percent: None,
+        }
+    }
 }

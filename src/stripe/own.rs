@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{Error, envelope::Head, ids::AccountId, types::FxDay};
-use crate::{money::exact_decimal, time::EventTime};
+use crate::{money::exact_text, time::EventTime};
 
 /// The type of a record that holds an object as Stripe's API gave it; its `created` is the as-of time.
 pub const SNAPSHOT: &str = "tributary.snapshot";
@@ -88,7 +88,7 @@ impl Wrapping {
 pub fn rates_object(day: &FxDay) -> String {
     let FxDay { day, base, source, rates } = day;
     let rates: serde_json::Map<String, serde_json::Value> =
-        rates.iter().map(|(currency, rate)| (currency.to_string(), exact_decimal(rate).into())).collect();
+        rates.iter().map(|(currency, rate)| (currency.to_string(), exact_text(rate).into())).collect();
     serde_json::json!({
         // Also the key of the record: what is said of one day stays in order.
         "id": format!("{source}:{day}"),

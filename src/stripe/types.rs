@@ -131,6 +131,12 @@ pub enum Object {
     PromotionCode(Box<PromotionCode>),
     /// Rates of exchange of one day: a record of our own.
     FxRates(Box<FxDay>),
+    /// A credit note.
+    CreditNote(Box<CreditNote>),
+    /// A payment of an invoice, where invoices and payments are linked by objects of their own.
+    InvoicePayment(InvoicePayment),
+    /// A schedule of a subscription's phases.
+    Schedule(Box<Schedule>),
     /// Anything else: counted by its `object` name, never fatal.
     Other(String),
 }
@@ -226,6 +232,8 @@ pub struct Subscription {
     pub items_truncated: bool,
     /// Discounts on the subscription.
     pub discounts: Vec<DiscountRef>,
+    /// Rates of tax on items that have none of their own.
+    pub tax_rates: Vec<TaxRate>,
     /// When the object was made.
     pub created: Option<EventTime>,
     /// When service began (can lie before `created`).
@@ -265,10 +273,34 @@ pub struct SubscriptionItem {
     pub quantity: Option<Rational>,
     /// Discounts on this item.
     pub discounts: Vec<DiscountRef>,
+    /// Rates of tax on this item; where there are none, the subscription's hold.
+    pub tax_rates: Vec<TaxRate>,
+    /// When the item's own trial ends or ended.
+    pub trial_end: Option<EventTime>,
     /// Start of the item's period (new shapes).
     pub current_period_start: Option<EventTime>,
     /// End of the item's period (new shapes).
     pub current_period_end: Option<EventTime>,
+}
+
+/// A rate of tax.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TaxRate {
+    /// `txr_…`; `tax_percent` for the number that stood on subscriptions before there were rates.
+    pub id: String,
+    /// The rate in percent, the effective one where the body has it.
+    pub percentage: Rational,
+    /// Whether amounts include the tax.
+    pub inclusive: bool,
+}
+
+/// What of an amount is tax, in minor units.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct TaxAmounts {
+    /// All tax.
+    pub total: i64,
+    /// The part that the amount itself includes.
+    pub inclusive: i64,
 }
 
 /// A recurring interval.
@@ -466,7 +498,7 @@ pub struct FxDay {
 }
 
 /// An invoice.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Invoice {
     /// `in_…`; previews have none.
     pub id: Option<InvoiceId>,
@@ -480,8 +512,24 @@ pub struct Invoice {
     pub status: Option<String>,
     /// Why it was made, such as `subscription_cycle`.
     pub billing_reason: Option<String>,
-    /// What is charged in all, in minor units.
+    /// When the object was made.
+    pub created: Option<EventTime>,
+    /// When it was finalised.
+    pub finalized_at: Option<EventTime>,
+    /// When it was voided.
+    pub voided_at: Option<EventTime>,
+    /// When it was given up as uncollectible.
+    pub uncollectible_at: Option<EventTime>,
+    /// The lines before discounts and exclusive tax, in minor units, as all amounts.
+    pub subtotal: Option<i64>,
+    /// What is charged in all.
     pub total: Option<i64>,
+    /// Tax on everything; `None` where the body does not say.
+    pub tax: Option<TaxAmounts>,
+    /// The customer's balance before it was finalised; negative is credit.
+    pub starting_balance: Option<i64>,
+    /// The customer's balance after it was finalised.
+    pub ending_balance: Option<i64>,
     /// What is owed.
     pub amount_due: Option<i64>,
     /// What has been paid.
@@ -492,6 +540,8 @@ pub struct Invoice {
     pub attempt_count: Option<i64>,
     /// When the next try is planned; none after the last.
     pub next_payment_attempt: Option<EventTime>,
+    /// The charges and payment intents that pay it, where the body names them.
+    pub payments: Vec<String>,
     /// Its lines, ten at most in a webhook.
     pub lines: Vec<InvoiceLine>,
     /// Whether there are more lines than the body has.
@@ -499,14 +549,28 @@ pub struct Invoice {
 }
 
 /// A line of an invoice.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct InvoiceLine {
     /// `il_…`
     pub id: String,
-    /// Its amount in minor units, before invoice-level discounts.
+    /// Its amount in minor units, before invoice-level discounts and exclusive tax.
     pub amount: i64,
+    /// The amount before all discounts, where the body has it.
+    pub subtotal: Option<i64>,
+    /// What discounts take off `amount`.
+    pub discount: i64,
+    /// What prepaid or promotional credits take off, before tax.
+    pub credits: i64,
+    /// Tax on the line; `None` where the body does not say.
+    pub tax: Option<TaxAmounts>,
+    /// Units.
+    pub quantity: Option<Rational>,
     /// The price it bills.
     pub price: Option<PriceId>,
+    /// That price whole, where the body has it: old shapes, and expanded ones.
+    pub price_body: Option<Box<Price>>,
+    /// The product it bills.
+    pub product: Option<ProductId>,
     /// The subscription it bills.
     pub subscription: Option<SubscriptionId>,
     /// The item it bills.
@@ -517,6 +581,155 @@ pub struct InvoiceLine {
     pub period_start: Option<EventTime>,
     /// End of what it pays for.
     pub period_end: Option<EventTime>,
+}
+
+impl InvoiceLine {
+    /// What the line bills net of discounts, credits and all tax, in minor units.
+    #[must_use]
+    pub fn net(&self) -> i64 {
+        let inclusive = self.tax.map_or(0, |tax| tax.inclusive);
+        self.amount.saturating_sub(self.discount).saturating_sub(self.credits).saturating_sub(inclusive)
+    }
+}
+
+/// A payment of an invoice.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct InvoicePayment {
+    /// `inpay_…`
+    pub id: String,
+    /// The invoice it pays.
+    pub invoice: Option<InvoiceId>,
+    /// The charge and the payment intent by which it pays.
+    pub payments: Vec<String>,
+}
+
+/// A credit note: it takes back a part of a finalised invoice. Amounts in minor units.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct CreditNote {
+    /// `cn_…`
+    pub id: String,
+    /// The invoice it takes back from.
+    pub invoice: Option<InvoiceId>,
+    /// Whose invoice that is.
+    pub customer: Option<CustomerId>,
+    /// Its currency.
+    pub currency: Option<Currency>,
+    /// `issued`, `void`, or a later word.
+    pub status: Option<String>,
+    /// When the object was made.
+    pub created: Option<EventTime>,
+    /// When it counts, if that is not when it was made.
+    pub effective_at: Option<EventTime>,
+    /// When it was voided.
+    pub voided_at: Option<EventTime>,
+    /// All it takes back, tax included.
+    pub amount: Option<i64>,
+    /// The lines before discounts and exclusive tax.
+    pub subtotal: Option<i64>,
+    /// All discounts.
+    pub discount: i64,
+    /// Tax on everything; `None` where the body does not say.
+    pub tax: Option<TaxAmounts>,
+    /// The refunds it was paid out by (`re_…`): what it takes back and what they give back is one thing.
+    pub refunds: Vec<String>,
+    /// Its lines, ten at most in a webhook.
+    pub lines: Vec<CreditNoteLine>,
+    /// Whether there are more lines than the body has.
+    pub lines_truncated: bool,
+}
+
+/// A line of a credit note.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct CreditNoteLine {
+    /// `cnli_…`
+    pub id: String,
+    /// The line of the invoice it takes back from; custom lines have none.
+    pub invoice_line: Option<String>,
+    /// What it takes back, before discounts and exclusive tax.
+    pub amount: i64,
+    /// Discounts on it.
+    pub discount: i64,
+    /// Tax on it; `None` where the body does not say.
+    pub tax: Option<TaxAmounts>,
+}
+
+impl CreditNoteLine {
+    /// What the line takes back net of discounts and all tax, in minor units.
+    #[must_use]
+    pub fn net(&self) -> i64 {
+        let inclusive = self.tax.map_or(0, |tax| tax.inclusive);
+        self.amount.saturating_sub(self.discount).saturating_sub(inclusive)
+    }
+}
+
+/// A schedule: what a subscription will be, phase after phase.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Schedule {
+    /// `sub_sched_…`
+    pub id: String,
+    /// Whose it is.
+    pub customer: Option<CustomerId>,
+    /// The subscription it drives, once there is one.
+    pub subscription: Option<SubscriptionId>,
+    /// `not_started`, `active`, `completed`, `released`, `canceled`, or a later word.
+    pub status: Option<String>,
+    /// What becomes of the subscription after the last phase: `release`, `cancel`, or a later word.
+    pub end_behavior: Option<String>,
+    /// When the object was made.
+    pub created: Option<EventTime>,
+    /// When the phase in force began.
+    pub current_phase_start: Option<EventTime>,
+    /// When it was canceled.
+    pub canceled_at: Option<EventTime>,
+    /// When its last phase ended.
+    pub completed_at: Option<EventTime>,
+    /// When it let its subscription go.
+    pub released_at: Option<EventTime>,
+    /// Its phases, in order of time.
+    pub phases: Vec<SchedulePhase>,
+}
+
+/// A phase of a schedule.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct SchedulePhase {
+    /// When it begins.
+    pub start: Option<EventTime>,
+    /// When it ends.
+    pub end: Option<EventTime>,
+    /// Its currency; old shapes leave it to the prices.
+    pub currency: Option<Currency>,
+    /// The items the subscription will have.
+    pub items: Vec<ScheduleItem>,
+    /// Discounts on all of them.
+    pub discounts: Vec<ScheduleDiscount>,
+    /// Rates of tax on items that have none of their own.
+    pub tax_rates: Vec<TaxRate>,
+    /// Until when the phase is a trial.
+    pub trial_end: Option<EventTime>,
+}
+
+/// An item of a phase.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ScheduleItem {
+    /// Its price, as the body has it: perhaps only an id.
+    pub price: Price,
+    /// Units; `None` when the body has none.
+    pub quantity: Option<Rational>,
+    /// Discounts on this item.
+    pub discounts: Vec<ScheduleDiscount>,
+    /// Rates of tax on this item; where there are none, the phase's hold.
+    pub tax_rates: Vec<TaxRate>,
+}
+
+/// A discount that a phase will have: made of a coupon, or an existing one.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct ScheduleDiscount {
+    /// The coupon to apply.
+    pub coupon: Option<CouponRef>,
+    /// The discount to go on with.
+    pub discount: Option<DiscountId>,
+    /// The promotion code to redeem.
+    pub promotion_code: Option<String>,
 }
 
 /// A charge.
@@ -538,6 +751,8 @@ pub struct Charge {
     pub failure_code: Option<String>,
     /// The payment intent it belongs to.
     pub payment_intent: Option<String>,
+    /// The invoice it pays, in old shapes.
+    pub invoice: Option<InvoiceId>,
 }
 
 /// A payment intent.
@@ -555,6 +770,8 @@ pub struct PaymentIntent {
     pub status: Option<String>,
     /// The charge last tried.
     pub latest_charge: Option<ChargeId>,
+    /// The invoice it pays, in old shapes.
+    pub invoice: Option<InvoiceId>,
 }
 
 /// A refund.

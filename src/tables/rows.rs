@@ -3,6 +3,7 @@
 use arrow::array::RecordBatch;
 use num_bigint::BigInt;
 use num_traits::ToPrimitive;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
@@ -13,9 +14,9 @@ use crate::{
     ledger::{
         fx::FxRate,
         listing::{CouponRow, PriceRow, ProductRow},
-        rows::{BillingEvent, ItemState, LateEvent, LedgerEntry, LedgerGap, Movement},
+        rows::{BillingEvent, ItemDiscount, ItemState, LateEvent, LedgerEntry, LedgerGap, Movement, OutlookEntry},
     },
-    money::{Rational, round_half_even},
+    money::{Rational, exact_text, round_half_even},
     stripe::{
         ids::EventId,
         types::{CouponDuration, Scope, TiersMode},
@@ -132,7 +133,8 @@ pub fn late_events(rows: &[LateEvent]) -> Result<RecordBatch, Error> {
 /// When a row does not fit the contract: a bug, or a quantity beyond `decimal(38,12)`.
 pub fn item_states(rows: &[ItemState]) -> Result<RecordBatch, Error> {
     build("item_states", rows, |b, r| {
-        let discounts = discounts_json(r);
+        let discounts = discounts_json(&r.discounts);
+        let net_share = r.net_share.as_ref().map(exact_text);
         b.row([
             account(&r.scope),
             r.scope.livemode.into(),
@@ -141,6 +143,8 @@ pub fn item_states(rows: &[ItemState]) -> Result<RecordBatch, Error> {
             r.customer_id.as_str().into(),
             r.subscription_id.as_str().into(),
             r.subscription_item_id.as_str().into(),
+            i64::from(r.revision).into(),
+            i64::from(r.position).into(),
             r.price_id.as_str().into(),
             r.product_id.as_ref().map(|id| id.as_str()).into(),
             r.currency.as_ref().map(|c| c.as_str()).into(),
@@ -149,8 +153,12 @@ pub fn item_states(rows: &[ItemState]) -> Result<RecordBatch, Error> {
             r.interval.map(|i| i.as_str()).into(),
             i64::from(r.interval_count).into(),
             r.quantity.as_ref().map_or(Ok(Cell::Null), quantity)?,
-            r.list_amount.into(),
+            r.list_amount.map_or(Cell::Null, |list| Cell::Decimal(list.picos())),
+            net_share.as_deref().into(),
             discounts.as_str().into(),
+            r.trial_end.into(),
+            r.started_at.into(),
+            r.order_evidence.into(),
             (&*r.provenance).into(),
             r.event_id.as_str().into(),
         ])
@@ -182,6 +190,37 @@ pub fn mrr_ledger(rows: &[LedgerEntry]) -> Result<RecordBatch, Error> {
             r.discount_delta.into(),
             r.mrr_delta.into(),
             quantity(&r.quantity_delta)?,
+            event_ids(&r.event_ids),
+            r.interval.as_str().into(),
+            i64::from(r.interval_count).into(),
+            Cell::Texts(r.causes.iter().map(|cause| cause.as_str()).collect()),
+        ])
+    })
+}
+
+/// `outlook_ledger`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn outlook_ledger(rows: &[OutlookEntry]) -> Result<RecordBatch, Error> {
+    build("outlook_ledger", rows, |b, OutlookEntry { measure, entry: r }| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            measure.as_str().into(),
+            (&*r.entry_id).into(),
+            r.event_time.into(),
+            r.known_at.into(),
+            r.reverses_entry_id.as_deref().into(),
+            r.customer_id.as_str().into(),
+            r.subscription_id.as_str().into(),
+            r.subscription_item_id.as_str().into(),
+            r.price_id.as_str().into(),
+            r.product_id.as_ref().map(|id| id.as_str()).into(),
+            r.currency.as_str().into(),
+            (&*r.change).into(),
+            r.cause.as_str().into(),
+            r.mrr_delta.into(),
             event_ids(&r.event_ids),
         ])
     })
@@ -428,21 +467,38 @@ fn exact(value: Option<&Rational>) -> Cell<'static> {
     scaled.filter(|scaled| scaled.unsigned_abs() < 10_u128.pow(38)).map_or(Cell::Null, Cell::Decimal)
 }
 
-fn discounts_json(state: &ItemState) -> String {
-    let discounts: Vec<_> = state
-        .discounts
+/// A discount in `item_states.discounts`.
+#[derive(Serialize, Deserialize)]
+pub(super) struct DiscountJson {
+    level: String,
+    id: String,
+    coupon: Option<String>,
+    duration: Option<String>,
+    percent_off: Option<String>,
+    amount_off: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    applies_to: Vec<String>,
+    start: Option<String>,
+    end: Option<String>,
+}
+
+fn discounts_json(discounts: &[ItemDiscount]) -> String {
+    let discounts: Vec<DiscountJson> = discounts
         .iter()
         .map(|d| {
-            serde_json::json!({
-                "level": &*d.level,
-                "coupon": d.coupon.as_deref(),
-                "duration": &*d.duration,
-                "percent_off": d.percent_off,
-                "amount_off": d.amount_off.map(|a| a.to_string()),
-                "monthly": d.monthly.to_string(),
-                "end": d.end.map(|end| end.to_string()),
-            })
+            let terms = d.terms.as_ref();
+            DiscountJson {
+                level: d.level.to_string(),
+                id: d.id.to_string(),
+                coupon: terms.map(|t| t.coupon.to_string()),
+                duration: terms.map(|t| t.duration.to_string()),
+                percent_off: terms.and_then(|t| t.percent_off.as_ref()).map(exact_text),
+                amount_off: terms.and_then(|t| t.amount_off).map(|amount| amount.to_string()),
+                applies_to: terms.map(|t| t.applies_to.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+                start: terms.and_then(|t| t.start).map(|time| time.to_string()),
+                end: terms.and_then(|t| t.end).map(|time| time.to_string()),
+            }
         })
         .collect();
-    serde_json::Value::Array(discounts).to_string()
+    serde_json::to_string(&discounts).unwrap_or_else(|_| "[]".to_owned())
 }

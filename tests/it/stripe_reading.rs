@@ -13,7 +13,7 @@ use tributary::{
         Admission, AdmissionCounts, Error, LogRecord, Redactor, UnknownCounts,
         ids::AccountId,
         read_event, read_record,
-        types::{Event, Invoice, Object, Subscription},
+        types::{CouponRef, Event, Interval, Invoice, Object, Subscription, TaxAmounts, TaxRate},
     },
     time::EventTime,
 };
@@ -21,19 +21,22 @@ use tributary::{
 use crate::stripe_support::{Sample, fixture_events, webhook_events};
 
 /// The objects that have a reader.
-const READ: [&str; 12] = [
+const READ: [&str; 15] = [
     "charge",
     "coupon",
+    "credit_note",
     "customer",
     "discount",
     "dispute",
     "invoice",
+    "invoice_payment",
     "payment_intent",
     "plan",
     "price",
     "product",
     "refund",
     "subscription",
+    "subscription_schedule",
 ];
 
 fn account() -> AccountId {
@@ -221,11 +224,13 @@ fn a_subscription_without_a_list_has_the_one_item_of_its_plan() {
 }
 
 #[test]
-fn an_invoice_reads_alike_before_and_after_parent_and_pricing() {
+fn an_invoice_reads_alike_before_and_after_parent_pricing_and_taxes() {
     let base = json!({
-        "id": "in_1", "object": "invoice", "customer": "cus_1", "currency": "usd", "status": "open",
-        "billing_reason": "subscription_cycle", "total": 3000, "amount_due": 3000, "amount_paid": 0,
-        "amount_remaining": 3000, "attempt_count": 1, "next_payment_attempt": 500,
+        "id": "in_1", "object": "invoice", "customer": "cus_1", "currency": "usd", "status": "void",
+        "billing_reason": "subscription_cycle", "created": 40, "subtotal": 3000, "total": 3540, "amount_due": 3540,
+        "amount_paid": 0, "amount_remaining": 3540, "attempt_count": 1, "next_payment_attempt": 500,
+        "starting_balance": -100, "ending_balance": 0,
+        "status_transitions": { "finalized_at": 50, "marked_uncollectible_at": 60, "paid_at": null, "voided_at": 70 },
     });
     let period = json!({ "start": 100, "end": 200 });
     let with = |extra: Value| {
@@ -233,24 +238,47 @@ fn an_invoice_reads_alike_before_and_after_parent_and_pricing() {
         invoice.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         invoice
     };
+    let metered = json!({
+        "id": "price_1", "object": "price", "product": "prod_1", "currency": "usd", "unit_amount": 5,
+        "recurring": { "interval": "week", "interval_count": 2, "usage_type": "metered" },
+    });
+    let discounts = json!([{ "amount": 400, "discount": "di_1" }, { "amount": 100, "discount": "di_2" }]);
+    let credits = json!([
+        { "amount": 500, "type": "discount", "discount": "di_1" },
+        { "amount": 30, "type": "credit_balance_transaction", "credit_balance_transaction": "cbtxn_1" },
+    ]);
+    let old_tax = json!([
+        { "amount": 570, "inclusive": false, "tax_rate": "txr_1" }, { "amount": 90, "inclusive": true, "tax_rate": "txr_2" },
+    ]);
+    let new_tax = json!([
+        { "amount": 570, "tax_behavior": "exclusive", "type": "tax_rate_details" },
+        { "amount": 90, "tax_behavior": "inclusive", "type": "tax_rate_details" },
+    ]);
     let old = with(json!({
-        "subscription": "sub_1", "paid": false, "lines": { "has_more": true, "data": [
-            { "id": "il_1", "amount": 3500, "price": { "id": "price_1" }, "plan": { "id": "price_1" }, "period": period,
-              "subscription": "sub_1", "subscription_item": "si_1", "proration": false, "type": "subscription" },
-            { "id": "il_2", "amount": -500, "price": { "id": "price_1" }, "period": period, "invoice_item": "ii_1",
+        "subscription": "sub_1", "paid": false, "charge": "ch_1", "payment_intent": "pi_1",
+        "total_tax_amounts": old_tax, "lines": { "has_more": true, "data": [
+            { "id": "il_1", "amount": 3500, "price": metered, "plan": { "id": "price_1" }, "period": period,
+              "subscription": "sub_1", "subscription_item": "si_1", "proration": false, "type": "subscription",
+              "discount_amounts": discounts, "pretax_credit_amounts": credits, "tax_amounts": old_tax, "quantity": 3 },
+            { "id": "il_2", "amount": -500, "price": metered, "period": period, "invoice_item": "ii_1",
               "subscription": "sub_1", "subscription_item": "si_1", "proration": true, "type": "invoiceitem" },
         ] },
     }));
     let new = with(json!({
-        "subscription": null,
+        "subscription": null, "total_taxes": new_tax, "payments": { "data": [
+            { "id": "inpay_1", "object": "invoice_payment", "payment": { "type": "payment_intent", "charge": "ch_1" } },
+            { "id": "inpay_2", "object": "invoice_payment", "payment": { "payment_intent": "pi_1" } },
+        ] },
         "parent": { "type": "subscription_details", "subscription_details": { "subscription": "sub_1" } },
         "lines": { "has_more": true, "data": [
             { "id": "il_1", "amount": 3500, "period": period,
-              "pricing": { "type": "price_details", "price_details": { "price": "price_1", "product": "prod_1" } },
+              "pricing": { "type": "price_details", "price_details": { "price": metered, "product": "prod_1" } },
+              "discount_amounts": discounts, "pretax_credit_amounts": credits, "taxes": new_tax,
+              "quantity": 3, "quantity_decimal": "3",
               "parent": { "type": "subscription_item_details", "invoice_item_details": null,
                 "subscription_item_details": { "subscription": "sub_1", "subscription_item": "si_1", "proration": false } } },
-            { "id": "il_2", "amount": -500, "period": period, "subscription": "sub_1",
-              "pricing": { "type": "price_details", "price_details": { "price": { "id": "price_1", "object": "price" } } },
+            { "id": "il_2", "amount": -500, "period": period, "subscription": "sub_1", "taxes": null,
+              "pricing": { "type": "price_details", "price_details": { "price": metered } },
               "parent": { "type": "subscription_item_details", "subscription_item_details":
                 { "invoice_item": "ii_1", "subscription": null, "subscription_item": "si_1", "proration": true } } },
         ] },
@@ -259,6 +287,113 @@ fn an_invoice_reads_alike_before_and_after_parent_and_pricing() {
     assert_eq!(old, new);
     assert!(new.lines_truncated && new.lines[1].proration);
     assert_eq!(new.subscription.unwrap().as_str(), "sub_1");
+    assert_eq!(
+        [new.finalized_at, new.uncollectible_at, new.voided_at],
+        [50, 60, 70].map(|s| Some(EventTime::from_seconds(s)))
+    );
+    assert_eq!(new.payments, ["ch_1", "pi_1"]);
+    let [line, proration] = &new.lines[..] else { panic!("{:?}", new.lines) };
+    assert_eq!((line.tax, proration.tax), (Some(TaxAmounts { total: 660, inclusive: 90 }), None));
+    assert_eq!((line.discount, line.credits, line.net()), (500, 30, 3_500 - 500 - 30 - 90));
+    let price = line.price_body.as_ref().unwrap();
+    assert_eq!((price.metered, price.interval, price.interval_count), (true, Some(Interval::Week), 2));
+}
+
+#[test]
+fn a_line_with_the_id_of_its_price_says_no_more_of_it() {
+    let object = json!({ "id": "in_1", "object": "invoice", "lines": { "data": [
+        { "id": "il_1", "amount": 1, "pricing": { "price_details": { "price": "price_1", "product": "prod_1" } } },
+    ] } });
+    let line = &invoice(&object).lines[0];
+    assert_eq!((line.price.as_ref().unwrap().as_str(), line.product.as_ref().unwrap().as_str()), ("price_1", "prod_1"));
+    assert_eq!((&line.price_body, line.tax), (&None, None));
+}
+
+#[test]
+fn a_credit_note_reads_alike_with_one_refund_or_several_and_either_shape_of_tax() {
+    let note = |refund: Value, tax: &str, line_tax: &str, taxes: Value| {
+        let mut object = json!({
+            "id": "cn_1", "object": "credit_note", "invoice": "in_1", "customer": "cus_1", "currency": "eur",
+            "status": "issued", "created": 10, "effective_at": 20, "voided_at": null, "amount": 1190,
+            "subtotal": 1190, "discount_amount": 100, "type": "post_payment",
+            "lines": { "has_more": false, "data": [{
+                "id": "cnli_1", "invoice_line_item": "il_1", "amount": 1290, "discount_amount": 100, line_tax: taxes,
+            }, { "id": "cnli_2", "amount": 50, "discount_amount": 0, "type": "custom_line_item" }] },
+        });
+        object[tax] = taxes;
+        object.as_object_mut().unwrap().extend(refund.as_object().unwrap().clone());
+        match read(event(&object).as_bytes()).unwrap().object {
+            Object::CreditNote(note) => *note,
+            other => panic!("not a credit note: {other:?}"),
+        }
+    };
+    let old = note(
+        json!({ "refund": { "id": "re_1", "object": "refund" } }),
+        "tax_amounts",
+        "tax_amounts",
+        json!([{ "amount": 190, "inclusive": true }]),
+    );
+    let new = note(
+        json!({ "refunds": [{ "amount_refunded": 1190, "refund": "re_1" }, { "type": "payment_record_refund" }] }),
+        "total_taxes",
+        "taxes",
+        json!([{ "amount": 190, "tax_behavior": "inclusive" }]),
+    );
+    assert_eq!(old, new);
+    assert_eq!(new.refunds, ["re_1"]);
+    assert_eq!((new.lines[0].net(), new.lines[1].net()), (1_000, 50));
+    assert_eq!(new.lines.iter().map(|line| line.invoice_line.as_deref()).collect::<Vec<_>>(), [Some("il_1"), None]);
+}
+
+#[test]
+fn a_schedule_reads_alike_with_a_coupon_or_with_discounts() {
+    let schedule = |phase: Value| {
+        let mut first = json!({
+            "start_date": 100, "end_date": 200, "currency": "usd", "default_tax_rates": [
+                { "id": "txr_1", "object": "tax_rate", "percentage": 19.0, "inclusive": true },
+            ],
+            "items": [{ "price": "price_1", "quantity": 3, "tax_rates": [] }],
+        });
+        first.as_object_mut().unwrap().extend(phase.as_object().unwrap().clone());
+        let object = json!({
+            "id": "sub_sched_1", "object": "subscription_schedule", "customer": "cus_1", "subscription": "sub_1",
+            "status": "active", "end_behavior": "release", "created": 90,
+            "current_phase": { "start_date": 100, "end_date": 200 },
+            "phases": [first, { "start_date": 200, "items": [{ "plan": "price_2", "quantity_decimal": "1.5" }] }],
+        });
+        match read(event(&object).as_bytes()).unwrap().object {
+            Object::Schedule(schedule) => *schedule,
+            other => panic!("not a schedule: {other:?}"),
+        }
+    };
+    let old = schedule(json!({ "coupon": "HALF" }));
+    let new = schedule(json!({ "discounts": [{ "coupon": "HALF", "discount": null, "promotion_code": null }] }));
+    assert_eq!(old, new);
+    assert_eq!(new.phases[0].discounts[0].coupon, Some(CouponRef::Id("HALF".into())));
+    assert_eq!(new.phases[0].tax_rates[0].percentage.to_string(), "19");
+    let item = &new.phases[1].items[0];
+    assert_eq!((item.price.id.as_str(), item.quantity.as_ref().unwrap().to_string()), ("price_2", "3/2".to_owned()));
+    assert_eq!(new.current_phase_start, Some(EventTime::from_seconds(100)));
+}
+
+#[test]
+fn tax_rates_are_those_of_the_item_those_of_the_subscription_and_the_number_before_there_were_rates() {
+    let (_, mut object) = subscriptions().swap_remove(0);
+    object["tax_percent"] = json!(7.5);
+    let percent = subscription(&object).tax_rates;
+    assert_eq!((percent[0].percentage.to_string(), percent[0].inclusive), ("15/2".to_owned(), false));
+    object["default_tax_rates"] =
+        json!([{ "id": "txr_1", "percentage": 20, "effective_percentage": 19.5, "inclusive": true }]);
+    object["items"]["data"][0]["tax_rates"] =
+        json!([{ "id": "txr_2", "percentage": "8.1", "inclusive": false }, "txr_3"]);
+    object["items"]["data"][0]["current_trial"] = json!({ "start_date": 1, "end_date": 300 });
+    let read = subscription(&object);
+    let rates = |rates: &[TaxRate]| {
+        rates.iter().map(|rate| format!("{} {} {}", rate.id, rate.percentage, rate.inclusive)).collect::<Vec<_>>()
+    };
+    assert_eq!(rates(&read.tax_rates), ["txr_1 39/2 true"]);
+    assert_eq!(rates(&read.items[0].tax_rates), ["txr_2 81/10 false"]);
+    assert_eq!(read.items[0].trial_end, Some(EventTime::from_seconds(300)));
 }
 
 #[test]

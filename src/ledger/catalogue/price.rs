@@ -41,8 +41,6 @@ pub(crate) struct PriceFacts {
     /// Unit amounts in other currencies: from when, and how much.
     options: BTreeMap<Currency, Vec<(EventTime, Rational)>>,
     origins: [Option<Origin>; FACTS],
-    /// One more each time something that values may rest on became known or turned out otherwise.
-    revision: u32,
     label: Said<Label>,
     /// When the log took in what the label says.
     label_at: EventTime,
@@ -81,17 +79,11 @@ impl PriceFacts {
             },
             options: BTreeMap::new(),
             origins: [None; FACTS],
-            revision: 0,
             label: Said::of(label(price, telling, &Label::default()), telling.origin),
             label_at: telling.at,
         };
         facts.take(price, telling);
         facts
-    }
-
-    /// Another number whenever what is known of the price became another.
-    pub(crate) fn revision(&self) -> u32 {
-        self.revision
     }
 
     /// The unit amount in `currency`, in its minor units, as it held at `time`.
@@ -159,7 +151,6 @@ impl PriceFacts {
             (held.interval, held.interval_count, held.metered) = (Some(interval), count, metered);
         }
         let Merge { filled, replaced, .. } = merge;
-        self.revision += u32::from(filled || replaced);
         taken.filled = filled | self.take_options(price, telling.origin);
         taken.revised = replaced || (filled && complete);
         let label = label(price, telling, &self.label.what);

@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::money::{Currency, Rational, exact_decimal, parse_decimal};
+use crate::money::{Currency, Rational, exact_text, parse_decimal};
 
 /// What is wrong with a file of prices or of rates.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -240,7 +240,7 @@ impl PriceEntry {
         match (&self.unit_amount, self.tiers_mode, &self.tiers) {
             (Some(amount), None, None) => {
                 object.insert("billing_scheme".to_owned(), "per_unit".into());
-                object.insert("unit_amount_decimal".to_owned(), exact_decimal(&amount.0).into());
+                object.insert("unit_amount_decimal".to_owned(), exact_text(&amount.0).into());
             }
             (None, Some(mode), Some(tiers)) => {
                 object.insert("billing_scheme".to_owned(), "tiered".into());
@@ -257,7 +257,7 @@ impl PriceEntry {
             object.insert("transform_quantity".to_owned(), packages);
         }
         if !self.currency_options.is_empty() {
-            let option = |amount: &Exact| json!({ "unit_amount_decimal": exact_decimal(&amount.0) });
+            let option = |amount: &Exact| json!({ "unit_amount_decimal": exact_text(&amount.0) });
             let options = self.currency_options.iter().map(|(currency, amount)| (currency.to_string(), option(amount)));
             object.insert("currency_options".to_owned(), Value::Object(options.collect()));
         }
@@ -274,14 +274,14 @@ fn tiers_of(tiers: &[TierEntry]) -> Result<Value, String> {
             UpTo::Infinity if last => Value::Null,
             UpTo::Units(Exact(units)) if !last && *units > below => {
                 below.clone_from(units);
-                exact_decimal(units).into()
+                exact_text(units).into()
             }
             _ => return Err("tiers go up, and the last one, and only that, is up to inf".to_owned()),
         };
         written.push(json!({
             "up_to": up_to,
-            "unit_amount_decimal": exact_decimal(&tier.unit_amount.0),
-            "flat_amount_decimal": exact_decimal(&tier.flat_amount.0),
+            "unit_amount_decimal": exact_text(&tier.unit_amount.0),
+            "flat_amount_decimal": exact_text(&tier.flat_amount.0),
         }));
     }
     if written.is_empty() { Err("there are no tiers".to_owned()) } else { Ok(Value::Array(written)) }

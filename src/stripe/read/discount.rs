@@ -87,29 +87,37 @@ pub(super) fn read_promotion_code(json: &str, unknown: &mut UnknownCounts) -> Re
     let promotion = raw.promotion.0.map_or(Ref::Absent, |promotion| promotion.coupon);
     Ok(PromotionCode {
         id: raw.id.id().ok_or(missing("promotion_code", "id"))?,
-        coupon: read_coupon_ref(raw.coupon, promotion, unknown),
+        coupon: read_either(raw.coupon, promotion, unknown),
         active: raw.active.bool(),
     })
 }
 
 /// What two places say of a coupon: a whole one before an id.
-fn read_coupon_ref<'a>(
+fn read_either<'a>(
     one: Ref<'a, RawCoupon<'a>>,
     other: Ref<'a, RawCoupon<'a>>,
     unknown: &mut UnknownCounts,
 ) -> Option<CouponRef> {
-    match (one, other) {
-        (Ref::Full(coupon), _) | (_, Ref::Full(coupon)) => {
-            coupon.read(unknown).map(|coupon| CouponRef::Full(Box::new(coupon)))
-        }
-        (Ref::Id(id), _) | (_, Ref::Id(id)) => Some(CouponRef::Id((&*id).into())),
-        (Ref::Absent, Ref::Absent) => None,
-    }
+    let better = match (one, other) {
+        (full @ Ref::Full(_), _) | (_, full @ Ref::Full(_)) => full,
+        (Ref::Absent, other) => other,
+        (id, _) => id,
+    };
+    read_coupon_ref(better, unknown)
 }
 
 /// Reads a coupon of its own.
 pub(super) fn read_coupon(json: &str, unknown: &mut UnknownCounts) -> Result<Coupon, Error> {
     parse::<RawCoupon<'_>>(json)?.read(unknown).ok_or(missing("coupon", "id"))
+}
+
+/// Reads a coupon by its id, or whole.
+pub(super) fn read_coupon_ref(coupon: Ref<'_, RawCoupon<'_>>, unknown: &mut UnknownCounts) -> Option<CouponRef> {
+    match coupon {
+        Ref::Absent => None,
+        Ref::Id(id) => Some(CouponRef::Id((&*id).into())),
+        Ref::Full(coupon) => coupon.read(unknown).map(|coupon| CouponRef::Full(Box::new(coupon))),
+    }
 }
 
 /// Reads a discount of its own; `None`, and counted, when it is not made of a coupon.
@@ -165,7 +173,7 @@ fn read_ref(entry: Ref<'_, RawDiscount<'_>>, unknown: &mut UnknownCounts) -> Opt
 impl RawDiscount<'_> {
     fn read(self, unknown: &mut UnknownCounts) -> Option<Discount> {
         let source = self.source.0.map_or(Ref::Absent, |source| source.coupon);
-        let coupon = read_coupon_ref(self.coupon, source, unknown)?;
+        let coupon = read_either(self.coupon, source, unknown)?;
         Some(Discount {
             id: self.id.id(),
             coupon,

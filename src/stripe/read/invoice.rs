@@ -4,9 +4,11 @@
 use serde::Deserialize;
 
 use super::{
-    lenient::{List, Maybe, Ref, Scalar},
+    lenient::{Decimal, List, Listed, Many, Maybe, Ref, Scalar},
     note_word, parse,
+    payment::RawInvoicePayment,
     price::{self, RawPrice},
+    tax::{self, RawTax},
 };
 use crate::stripe::{
     Error, UnknownCounts,
@@ -31,7 +33,21 @@ struct RawInvoice<'a> {
     #[serde(borrow, default)]
     billing_reason: Scalar<'a>,
     #[serde(borrow, default)]
+    created: Scalar<'a>,
+    #[serde(borrow, default)]
+    status_transitions: Maybe<RawTransitions<'a>>,
+    #[serde(borrow, default)]
+    subtotal: Scalar<'a>,
+    #[serde(borrow, default)]
     total: Scalar<'a>,
+    #[serde(borrow, default)]
+    total_taxes: Listed<Maybe<RawTax<'a>>>,
+    #[serde(borrow, default)]
+    total_tax_amounts: Listed<Maybe<RawTax<'a>>>,
+    #[serde(borrow, default)]
+    starting_balance: Scalar<'a>,
+    #[serde(borrow, default)]
+    ending_balance: Scalar<'a>,
     #[serde(borrow, default)]
     amount_due: Scalar<'a>,
     #[serde(borrow, default)]
@@ -43,7 +59,23 @@ struct RawInvoice<'a> {
     #[serde(borrow, default)]
     next_payment_attempt: Scalar<'a>,
     #[serde(borrow, default)]
+    charge: Scalar<'a>,
+    #[serde(borrow, default)]
+    payment_intent: Scalar<'a>,
+    #[serde(borrow, default)]
+    payments: Maybe<List<Maybe<RawInvoicePayment<'a>>>>,
+    #[serde(borrow, default)]
     lines: Maybe<List<Maybe<RawLine<'a>>>>,
+}
+
+#[derive(Deserialize)]
+struct RawTransitions<'a> {
+    #[serde(borrow, default)]
+    finalized_at: Scalar<'a>,
+    #[serde(borrow, default)]
+    voided_at: Scalar<'a>,
+    #[serde(borrow, default)]
+    marked_uncollectible_at: Scalar<'a>,
 }
 
 /// What an invoice or a line comes from; each leaves the other's details absent.
@@ -74,6 +106,20 @@ struct RawLine<'a> {
     #[serde(borrow, default)]
     amount: Scalar<'a>,
     #[serde(borrow, default)]
+    subtotal: Scalar<'a>,
+    #[serde(borrow, default)]
+    discount_amounts: Many<Maybe<RawAmount<'a>>>,
+    #[serde(borrow, default)]
+    pretax_credit_amounts: Many<Maybe<RawAmount<'a>>>,
+    #[serde(borrow, default)]
+    taxes: Listed<Maybe<RawTax<'a>>>,
+    #[serde(borrow, default)]
+    tax_amounts: Listed<Maybe<RawTax<'a>>>,
+    #[serde(borrow, default)]
+    quantity: Decimal<'a>,
+    #[serde(borrow, default)]
+    quantity_decimal: Decimal<'a>,
+    #[serde(borrow, default)]
     price: Ref<'a, RawPrice<'a>>,
     #[serde(borrow, default)]
     plan: Ref<'a, RawPrice<'a>>,
@@ -91,6 +137,21 @@ struct RawLine<'a> {
     period: Maybe<RawPeriod<'a>>,
 }
 
+/// A part of an amount, by kind.
+#[derive(Deserialize)]
+pub(super) struct RawAmount<'a> {
+    #[serde(borrow, default)]
+    amount: Scalar<'a>,
+    #[serde(borrow, default, rename = "type")]
+    kind: Scalar<'a>,
+}
+
+/// The sum of the parts that are not of the kind `without`.
+pub(super) fn sum(parts: &Many<Maybe<RawAmount<'_>>>, without: &str) -> i64 {
+    let parts = parts.0.iter().filter_map(|part| part.0.as_ref()).filter(|part| part.kind.text() != Some(without));
+    parts.filter_map(|part| part.amount.integer()).fold(0, i64::saturating_add)
+}
+
 #[derive(Deserialize)]
 struct RawPricing<'a> {
     #[serde(borrow, default)]
@@ -100,7 +161,9 @@ struct RawPricing<'a> {
 #[derive(Deserialize)]
 struct RawPriceDetails<'a> {
     #[serde(borrow, default)]
-    price: Scalar<'a>,
+    price: Ref<'a, RawPrice<'a>>,
+    #[serde(borrow, default)]
+    product: Scalar<'a>,
 }
 
 #[derive(Deserialize)]
@@ -122,12 +185,17 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Invoice, E
     let (mut lines, mut lines_truncated) = (Vec::new(), false);
     if let Some(list) = raw.lines.0 {
         let (has_more, embedded) = (list.has_more(), list.data.0.len());
-        lines.extend(list.data.0.into_iter().filter_map(|line| line.0?.read()));
+        lines.extend(list.data.0.into_iter().filter_map(|line| line.0?.read(unknown)));
         if lines.len() < embedded {
             unknown.count("invoice line without id or amount");
         }
         lines_truncated = has_more || lines.len() < embedded;
     }
+    let mut payments: Vec<String> = [raw.charge.id(), raw.payment_intent.id()].into_iter().flatten().collect();
+    let listed = raw.payments.0.map(|list| list.data.0).unwrap_or_default();
+    payments.extend(listed.iter().filter_map(|payment| payment.0.as_ref()).flat_map(RawInvoicePayment::payments));
+    let reached = raw.status_transitions.0;
+    let reached = reached.as_ref();
     Ok(Invoice {
         id: raw.id.id(),
         customer: raw.customer.id(),
@@ -135,19 +203,28 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Invoice, E
         currency: raw.currency.currency(),
         status: raw.status.string(),
         billing_reason: raw.billing_reason.string(),
+        created: raw.created.time(),
+        finalized_at: reached.and_then(|reached| reached.finalized_at.time()),
+        voided_at: reached.and_then(|reached| reached.voided_at.time()),
+        uncollectible_at: reached.and_then(|reached| reached.marked_uncollectible_at.time()),
+        subtotal: raw.subtotal.integer(),
         total: raw.total.integer(),
+        tax: tax::sum(raw.total_taxes, raw.total_tax_amounts, unknown),
+        starting_balance: raw.starting_balance.integer(),
+        ending_balance: raw.ending_balance.integer(),
         amount_due: raw.amount_due.integer(),
         amount_paid: raw.amount_paid.integer(),
         amount_remaining: raw.amount_remaining.integer(),
         attempt_count: raw.attempt_count.integer(),
         next_payment_attempt: raw.next_payment_attempt.time(),
+        payments,
         lines,
         lines_truncated,
     })
 }
 
 impl RawLine<'_> {
-    fn read(self) -> Option<InvoiceLine> {
+    fn read(self, unknown: &mut UnknownCounts) -> Option<InvoiceLine> {
         let (item, invoice_item) = self
             .parent
             .0
@@ -156,14 +233,24 @@ impl RawLine<'_> {
         let mut origins = origins.iter().flatten();
         let subscription: Option<SubscriptionId> =
             self.subscription.id().or_else(|| origins.clone().find_map(|origin| origin.subscription.id()));
-        let price = price::id(self.price).or_else(|| price::id(self.plan));
-        let price = price.map(|id| (&*id).into());
-        let pricing = self.pricing.0.and_then(|pricing| pricing.price_details.0);
+        let details = self.pricing.0.and_then(|pricing| pricing.price_details.0);
+        let (detailed, product) = details.map_or((Ref::Absent, None), |details| (details.price, details.product.id()));
+        // A word that is not known is counted where the price is an object of its own, or on an item.
+        let mut known = UnknownCounts::default();
+        let price = price::read_either(self.price, self.plan, &mut known)
+            .or_else(|| price::read_either(detailed, Ref::Absent, &mut known));
         let period = self.period.0;
         Some(InvoiceLine {
             id: self.id.id()?,
             amount: self.amount.integer()?,
-            price: price.or_else(|| pricing?.price.id()),
+            subtotal: self.subtotal.integer(),
+            discount: sum(&self.discount_amounts, ""),
+            credits: sum(&self.pretax_credit_amounts, "discount"),
+            tax: tax::sum(self.taxes, self.tax_amounts, unknown),
+            quantity: self.quantity_decimal.rational().or_else(|| self.quantity.rational()),
+            price: price.as_ref().map(|price| price.id.clone()),
+            product: price.as_ref().and_then(|price| price.product.clone()).or(product),
+            price_body: price.filter(|price| price.unit_amount.is_some() || price.interval.is_some()).map(Box::new),
             subscription,
             subscription_item: self
                 .subscription_item

@@ -317,6 +317,38 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Many<T> {
     }
 }
 
+/// An array, or nothing at all: where it matters whether a body has it.
+#[derive(Clone, Debug)]
+pub(crate) struct Listed<T>(pub(crate) Option<Vec<T>>);
+
+impl<T> Default for Listed<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Listed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ListedVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for ListedVisitor<T> {
+            type Value = Listed<T>;
+
+            absent! { expecting null scalars text map }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = seq.next_element()? {
+                    values.push(value);
+                }
+                Ok(Listed(Some(values)))
+            }
+        }
+
+        deserializer.deserialize_any(ListedVisitor(PhantomData))
+    }
+}
+
 /// An object whose keys are data, such as `currency_options`.
 #[derive(Clone, Debug)]
 pub(crate) struct Pairs<'a, T>(pub(crate) Vec<(Cow<'a, str>, T)>);
@@ -413,6 +445,7 @@ mod tests {
             serde_json::from_str::<Maybe<Pairs<'_, Decimal<'_>>>>(json).unwrap();
             serde_json::from_str::<Ref<'_, Pairs<'_, Decimal<'_>>>>(json).unwrap();
             serde_json::from_str::<Many<Scalar<'_>>>(json).unwrap();
+            serde_json::from_str::<Listed<Scalar<'_>>>(json).unwrap();
             serde_json::from_str::<Pairs<'_, Scalar<'_>>>(json).unwrap();
             serde_json::from_str::<Maybe<List<Scalar<'_>>>>(json).unwrap();
         }

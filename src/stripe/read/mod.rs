@@ -4,6 +4,7 @@
 //! same value. What it does not know it counts; only an object without the fields that make it usable (a
 //! subscription without id or customer) is an error. Resolving ids to prices and coupons is left to the ledger.
 
+mod credit_note;
 mod customer;
 mod discount;
 mod fx;
@@ -11,7 +12,9 @@ mod invoice;
 pub(crate) mod lenient;
 mod payment;
 mod price;
+mod schedule;
 mod subscription;
+mod tax;
 mod undo;
 
 use serde::Deserialize;
@@ -69,6 +72,9 @@ fn read_object(raw: &RawValue, unknown: &mut UnknownCounts) -> Result<Object, Er
         "customer" => Object::Customer(customer::read_customer(json, unknown)?),
         "subscription" => Object::Subscription(Box::new(subscription::read(json, unknown)?)),
         "invoice" => Object::Invoice(Box::new(invoice::read(json, unknown)?)),
+        "invoice_payment" => Object::InvoicePayment(payment::read_invoice_payment(json)?),
+        "credit_note" => Object::CreditNote(Box::new(credit_note::read(json, unknown)?)),
+        "subscription_schedule" => Object::Schedule(Box::new(schedule::read(json, unknown)?)),
         "charge" => Object::Charge(payment::read_charge(json, unknown)?),
         "payment_intent" => Object::PaymentIntent(payment::read_payment_intent(json, unknown)?),
         "refund" => Object::Refund(payment::read_refund(json, unknown)?),

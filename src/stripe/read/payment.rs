@@ -1,4 +1,4 @@
-//! Charges, payment intents, refunds and disputes.
+//! Charges, payment intents, payments of invoices, refunds and disputes.
 
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stripe::{
     Error, UnknownCounts,
-    types::{Charge, Dispute, PaymentIntent, Refund},
+    types::{Charge, Dispute, InvoicePayment, PaymentIntent, Refund},
 };
 
 /// The fields of all four: each object leaves the others' absent.
@@ -38,6 +38,35 @@ struct RawPayment<'a> {
     payment_intent: Scalar<'a>,
     #[serde(borrow, default)]
     reason: Scalar<'a>,
+    #[serde(borrow, default)]
+    invoice: Scalar<'a>,
+}
+
+/// What pays an invoice: one of them, by kind.
+#[derive(Deserialize)]
+pub(super) struct RawInvoicePayment<'a> {
+    #[serde(borrow, default)]
+    id: Scalar<'a>,
+    #[serde(borrow, default)]
+    invoice: Scalar<'a>,
+    #[serde(borrow, default)]
+    payment: Maybe<RawPaidBy<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawPaidBy<'a> {
+    #[serde(borrow, default)]
+    charge: Scalar<'a>,
+    #[serde(borrow, default)]
+    payment_intent: Scalar<'a>,
+}
+
+impl RawInvoicePayment<'_> {
+    /// The ids of the charge and the payment intent.
+    pub(super) fn payments(&self) -> impl Iterator<Item = String> {
+        let paid_by = self.payment.0.as_ref();
+        paid_by.into_iter().flat_map(|by| [&by.charge, &by.payment_intent]).filter_map(Scalar::id)
+    }
 }
 
 const CHARGE_STATUSES: [&str; 3] = ["succeeded", "pending", "failed"];
@@ -78,6 +107,17 @@ pub(super) fn read_charge(json: &str, unknown: &mut UnknownCounts) -> Result<Cha
         status: raw.status.string(),
         failure_code: raw.failure_code.string(),
         payment_intent: raw.payment_intent.id(),
+        invoice: raw.invoice.id(),
+    })
+}
+
+/// Reads a payment of an invoice.
+pub(super) fn read_invoice_payment(json: &str) -> Result<InvoicePayment, Error> {
+    let raw: RawInvoicePayment<'_> = parse(json)?;
+    Ok(InvoicePayment {
+        payments: raw.payments().collect(),
+        id: raw.id.id().ok_or(missing("invoice_payment", "id"))?,
+        invoice: raw.invoice.id(),
     })
 }
 
@@ -93,6 +133,7 @@ pub(super) fn read_payment_intent(json: &str, unknown: &mut UnknownCounts) -> Re
         currency: raw.currency.currency(),
         status: raw.status.string(),
         latest_charge: raw.latest_charge.id().or(newest),
+        invoice: raw.invoice.id(),
     })
 }
 

@@ -128,15 +128,6 @@ pub(super) fn read_either(
     }
 }
 
-/// The id of a price or plan.
-pub(super) fn id<'a>(reference: Ref<'a, RawPrice<'a>>) -> Option<std::borrow::Cow<'a, str>> {
-    match reference {
-        Ref::Absent => None,
-        Ref::Id(id) => Some(id),
-        Ref::Full(price) => price.id.into_text(),
-    }
-}
-
 /// A price of which only the id is known.
 fn bare(id: &str) -> Price {
     Price {

@@ -7,6 +7,7 @@ use super::{
     lenient::{Decimal, List, Many, Maybe, Ref, Scalar},
     missing, note_word, parse,
     price::{self, RawPrice},
+    tax::{self, RawTaxRate},
 };
 use crate::stripe::{
     Error, UnknownCounts,
@@ -29,6 +30,10 @@ struct RawSubscription<'a> {
     discount: Ref<'a, RawDiscount<'a>>,
     #[serde(borrow, default)]
     discounts: Many<Ref<'a, RawDiscount<'a>>>,
+    #[serde(borrow, default)]
+    default_tax_rates: Many<Ref<'a, RawTaxRate<'a>>>,
+    #[serde(borrow, default)]
+    tax_percent: Decimal<'a>,
     #[serde(borrow, default)]
     created: Scalar<'a>,
     #[serde(borrow, default)]
@@ -79,9 +84,19 @@ struct RawItem<'a> {
     #[serde(borrow, default)]
     discounts: Many<Ref<'a, RawDiscount<'a>>>,
     #[serde(borrow, default)]
+    tax_rates: Many<Ref<'a, RawTaxRate<'a>>>,
+    #[serde(borrow, default)]
+    current_trial: Maybe<RawTrial<'a>>,
+    #[serde(borrow, default)]
     current_period_start: Scalar<'a>,
     #[serde(borrow, default)]
     current_period_end: Scalar<'a>,
+}
+
+#[derive(Deserialize)]
+struct RawTrial<'a> {
+    #[serde(borrow, default)]
+    end_date: Scalar<'a>,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +153,8 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Subscripti
                     price,
                     quantity: raw.quantity.rational(),
                     discounts: Vec::new(),
+                    tax_rates: Vec::new(),
+                    trial_end: None,
                     current_period_start: None,
                     current_period_end: None,
                 });
@@ -176,6 +193,7 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Subscripti
         items,
         items_truncated,
         discounts: discount::read_refs(raw.discounts, raw.discount, unknown),
+        tax_rates: tax::read_rates(raw.default_tax_rates, raw.tax_percent, unknown),
         created: raw.created.time(),
         start_date: raw.start_date.time(),
         trial_start: raw.trial_start.time(),
@@ -199,6 +217,8 @@ impl RawItem<'_> {
             price: price::read_either(self.price, self.plan, unknown)?,
             quantity: self.quantity_decimal.rational().or_else(|| self.quantity.rational()),
             discounts: discount::read_refs(self.discounts, self.discount, unknown),
+            tax_rates: tax::read_rates(self.tax_rates, Decimal::default(), unknown),
+            trial_end: self.current_trial.0.and_then(|trial| trial.end_date.time()),
             current_period_start: self.current_period_start.time(),
             current_period_end: self.current_period_end.time(),
         })

@@ -76,6 +76,8 @@ pub(crate) fn item(id: &str, price: &Price, quantity: i64) -> SubscriptionItem {
         price: price.clone(),
         quantity: Some(whole(quantity)),
         discounts: Vec::new(),
+        tax_rates: Vec::new(),
+        trial_end: None,
         current_period_start: None,
         current_period_end: None,
     }
@@ -91,6 +93,7 @@ pub(crate) fn subscription(id: &str, customer: &str, price: &Price) -> Subscript
         items: vec![item(&format!("si_{id}"), price, 1)],
         items_truncated: false,
         discounts: Vec::new(),
+        tax_rates: Vec::new(),
         created: Some(at(0)),
         start_date: Some(at(0)),
         trial_start: None,

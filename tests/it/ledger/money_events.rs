@@ -11,15 +11,12 @@ fn invoice(id: &str, status: &str, minor: i64) -> Object {
         subscription: Some("sub_1".into()),
         currency: Some(currency("usd")),
         status: Some(status.into()),
-        billing_reason: None,
         total: Some(minor),
         amount_due: Some(minor),
         amount_paid: Some(if status == "paid" { minor } else { 0 }),
         amount_remaining: Some(if status == "paid" { 0 } else { minor }),
         attempt_count: Some(1),
-        next_payment_attempt: None,
-        lines: Vec::new(),
-        lines_truncated: false,
+        ..Invoice::default()
     }))
 }
 
@@ -33,6 +30,7 @@ fn charge(id: &str, customer: Option<&str>, refunded: i64) -> Charge {
         status: Some("succeeded".into()),
         failure_code: None,
         payment_intent: None,
+        invoice: None,
     }
 }
 
