@@ -16,6 +16,7 @@ use figment::{
     Figment,
     providers::{Env, Format, Toml},
 };
+use num_traits::ToPrimitive;
 use serde::Deserialize;
 
 use crate::{
@@ -23,9 +24,9 @@ use crate::{
         rules::{MinAmount, Relation, Rule},
         webhook::{self, SigningSecret},
     },
-    ledger::{Profile, Rules, fx},
+    ledger::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation, fx},
     log::{self, kafka},
-    money::Currency,
+    money::{Currency, Factor, parse_exact},
     stripe::{admission::Key, ids::AccountId, signature},
 };
 
@@ -170,8 +171,10 @@ impl Default for Engine {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Revenue {
-    /// The profile of rules: `stripe`, `chartmogul` or `profitwell`.
-    pub profile: String,
+    /// The profile of rules: `stripe`, `chartmogul`, `profitwell` or `custom`.
+    pub profile: Profile,
+    /// The settings of `custom`.
+    pub custom: Option<CustomProfile>,
     /// The currency of `mrr_daily_reporting`; there is no such view when this is not set.
     pub reporting_currency: Option<Currency>,
     /// How many days old a rate of exchange may be.
@@ -180,8 +183,103 @@ pub struct Revenue {
 
 impl Default for Revenue {
     fn default() -> Self {
-        Self { profile: "stripe".to_owned(), reporting_currency: None, fx_max_age_days: fx::DEFAULT_MAX_AGE_DAYS }
+        Self {
+            profile: Profile::Stripe,
+            custom: None,
+            reporting_currency: None,
+            fx_max_age_days: fx::DEFAULT_MAX_AGE_DAYS,
+        }
     }
+}
+
+/// `[revenue.custom]`: a named profile with other settings. `docs/how-we-count.md` says what each of them means.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CustomProfile {
+    /// The profile whose settings hold where none is given: `stripe` if not set.
+    pub base: Option<Profile>,
+    /// When a cancellation for the period's end leaves: `leaves_at_request` or `leaves_at_end`.
+    pub scheduled_cancellation: Option<ScheduledCancellation>,
+    /// The coupons that are taken off: a list of `forever`, `repeating`, `once`.
+    pub discounts: Option<Vec<CouponClass>>,
+    /// The order of discounts of one level: `list`, `percent_first` or `amount_first`.
+    pub discount_order: Option<DiscountOrder>,
+    /// Whether a subscription whose collection is paused counts.
+    pub count_paused_collection: Option<bool>,
+    /// Whether a customer who pays nothing any more, but still has a subscription, stays.
+    pub free_customers_stay: Option<bool>,
+    /// From when a backdated subscription counts: `event_time` or `start_date`.
+    pub backdated_start: Option<BackdatedStart>,
+    /// Weeks in a month, such as `"52/12"`, `"365/84"`, `"4"` or `"4.345"`.
+    pub weeks_per_month: Option<String>,
+    /// Days in a month, such as `"365/12"` or `"30.437"`.
+    pub days_per_month: Option<String>,
+    /// Seconds within which changes of one customer make one movement; at least 1.
+    pub netting_seconds: Option<u32>,
+    /// What logo churn is divided by: `opening` or `opening_and_new`.
+    pub logo_churn_denominator: Option<LogoChurnDenominator>,
+    /// Whether a customer who leaves by a pause counts in logo churn.
+    pub pause_is_logo_churn: Option<bool>,
+}
+
+/// A class of coupons.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CouponClass {
+    /// For ever.
+    Forever,
+    /// For some months.
+    Repeating,
+    /// For one invoice.
+    Once,
+}
+
+impl CustomProfile {
+    fn rules(&self) -> Result<Rules, Error> {
+        let base = Rules::of(match self.base {
+            Some(Profile::Custom) => {
+                let problem = "must be stripe, chartmogul or profitwell".to_owned();
+                return Err(value("revenue.custom.base", problem));
+            }
+            base => base.unwrap_or_default(),
+        });
+        let subtracts = |class, of_base| self.discounts.as_ref().map_or(of_base, |classes| classes.contains(&class));
+        let factor = |name: &str, text: &Option<String>, of_base| match text {
+            Some(text) => month_factor(text).ok_or_else(|| {
+                let problem = format!("`{text}` is no number between 1 and 100, such as 52/12 or 30.437");
+                value(&format!("revenue.custom.{name}"), problem)
+            }),
+            None => Ok(of_base),
+        };
+        if self.netting_seconds == Some(0) {
+            return Err(value("revenue.custom.netting_seconds", "must be at least 1".to_owned()));
+        }
+        Ok(Rules {
+            profile: Profile::Custom,
+            scheduled_cancellation: self.scheduled_cancellation.unwrap_or(base.scheduled_cancellation),
+            subtract_forever: subtracts(CouponClass::Forever, base.subtract_forever),
+            subtract_repeating: subtracts(CouponClass::Repeating, base.subtract_repeating),
+            subtract_once: subtracts(CouponClass::Once, base.subtract_once),
+            discount_order: self.discount_order.unwrap_or(base.discount_order),
+            count_paused_collection: self.count_paused_collection.unwrap_or(base.count_paused_collection),
+            free_customers_stay: self.free_customers_stay.unwrap_or(base.free_customers_stay),
+            backdated_start: self.backdated_start.unwrap_or(base.backdated_start),
+            weeks_per_month: factor("weeks_per_month", &self.weeks_per_month, base.weeks_per_month)?,
+            days_per_month: factor("days_per_month", &self.days_per_month, base.days_per_month)?,
+            netting_seconds: self.netting_seconds.unwrap_or(base.netting_seconds),
+            logo_churn_denominator: self.logo_churn_denominator.unwrap_or(base.logo_churn_denominator),
+            pause_is_logo_churn: self.pause_is_logo_churn.unwrap_or(base.pause_is_logo_churn),
+        })
+    }
+}
+
+/// A number of weeks or days, exact: a decimal or a fraction with at most six digits above and below the line, so that
+/// no product with an amount overflows.
+fn month_factor(text: &str) -> Option<Factor> {
+    let exact = parse_exact(text.trim()).ok()?;
+    let factor = Factor::new(exact.numer().to_i64()?, exact.denom().to_i64()?);
+    let fits = *factor.numer() < 1_000_000 && *factor.denom() < 1_000_000;
+    (fits && factor >= Factor::from_integer(1) && factor <= Factor::from_integer(100)).then_some(factor)
 }
 
 /// `[pipelines]`
@@ -297,24 +395,37 @@ impl Config {
     /// The rules of recurring revenue.
     ///
     /// # Errors
-    /// [`Error::Value`] when there is no such profile.
+    /// [`Error::Value`] when the profile is `custom` and there is no `[revenue.custom]`, or it is not right.
     pub fn rules(&self) -> Result<Rules, Error> {
-        let profile = match self.revenue.profile.as_str() {
-            "stripe" => Profile::Stripe,
-            "chartmogul" => Profile::Chartmogul,
-            "profitwell" => Profile::Profitwell,
-            other => {
-                let problem = format!("`{other}` is none of stripe, chartmogul, profitwell");
-                return Err(value("revenue.profile", problem));
+        self.rules_of(self.revenue.profile)
+    }
+
+    /// The rules of a profile, which may be another than the one in force.
+    ///
+    /// # Errors
+    /// As [`Self::rules`].
+    pub fn rules_of(&self, profile: Profile) -> Result<Rules, Error> {
+        match (profile, &self.revenue.custom) {
+            (Profile::Custom, Some(custom)) => custom.rules(),
+            (Profile::Custom, None) => {
+                let problem = "is custom, but there is no section [revenue.custom]".to_owned();
+                Err(value("revenue.profile", problem))
             }
-        };
-        Ok(Rules::of(profile))
+            (named, _) => Ok(Rules::of(named)),
+        }
     }
 
     /// The settings that parameters of pipelines can refer to.
     #[must_use]
     pub fn settings(&self) -> BTreeMap<String, String> {
-        BTreeMap::from([("merchant.zone".to_owned(), self.merchant.zone.clone())])
+        let mut settings = BTreeMap::from([("merchant.zone".to_owned(), self.merchant.zone.clone())]);
+        // Rules that cannot be made are an error elsewhere.
+        if let Ok(rules) = self.rules() {
+            let denominator = rules.logo_churn_denominator.as_str().to_owned();
+            settings.insert("revenue.logo_churn_denominator".to_owned(), denominator);
+            settings.insert("revenue.pause_is_logo_churn".to_owned(), rules.pause_is_logo_churn.to_string());
+        }
+        settings
     }
 
     /// The event log.

@@ -400,12 +400,12 @@ impl Shelf {
         self.timers.insert((time, customer.clone()))
     }
 
-    /// Reminders that are due.
-    pub(crate) fn due(&mut self) -> Vec<CustomerId> {
+    /// Reminders that are due, with their times.
+    pub(crate) fn due(&mut self) -> Vec<(EventTime, CustomerId)> {
         let now = self.last_event;
         let mut due = Vec::new();
         while self.timers.first().is_some_and(|(time, _)| *time <= now) {
-            due.extend(self.timers.pop_first().map(|(_, customer)| customer));
+            due.extend(self.timers.pop_first());
         }
         due
     }

@@ -6,7 +6,7 @@
 
 use std::{hash::Hasher, sync::Arc};
 
-use num_traits::ToPrimitive;
+use num_traits::{Signed, ToPrimitive};
 use serde::{Deserialize, Serialize};
 
 use super::hash::Fingerprint;
@@ -14,7 +14,7 @@ use crate::{
     money::{Currency, Rational},
     stripe::{
         ids::{DiscountId, PriceId, SubscriptionItemId},
-        types::{CouponRef, Discount, DiscountRef, Subscription, SubscriptionItem, SubscriptionStatus},
+        types::{CouponRef, Discount, DiscountRef, Subscription, SubscriptionItem, SubscriptionStatus, TaxRate},
     },
     time::EventTime,
 };
@@ -110,7 +110,7 @@ impl Content {
         Self {
             status: subscription.status.clone(),
             currency: subscription.currency,
-            items: subscription.items.iter().map(item).collect(),
+            items: subscription.items.iter().map(|one| item(one, &subscription.tax_rates)).collect(),
             items_truncated: subscription.items_truncated,
             discounts: subscription.discounts.iter().map(discount_key).collect(),
             cancel_scheduled: subscription.cancel_at_period_end || within_period,
@@ -123,13 +123,15 @@ impl Content {
     }
 }
 
-fn item(item: &SubscriptionItem) -> Item {
+fn item(item: &SubscriptionItem, of_subscription: &[TaxRate]) -> Item {
+    let rates = if item.tax_rates.is_empty() { of_subscription } else { &item.tax_rates };
+    let inclusive: Rational = rates.iter().filter(|rate| rate.inclusive).map(|rate| &rate.percentage).sum();
     Item {
         id: item.id.clone(),
         price: item.price.id.clone(),
         quantity: item.quantity.as_ref().map(Quantity::from),
         discounts: item.discounts.iter().map(discount_key).collect(),
-        inclusive_percent: None,
+        inclusive_percent: inclusive.is_positive().then(|| Box::new(inclusive)),
     }
 }
 
@@ -174,9 +176,11 @@ pub(crate) fn fingerprint(subscription: &Subscription) -> u64 {
             }
         }
         print_discounts(&mut print, &item.discounts);
+        print_rates(&mut print, &item.tax_rates);
         print.optional(time(item.current_period_end));
     }
     print_discounts(&mut print, &subscription.discounts);
+    print_rates(&mut print, &subscription.tax_rates);
     print.optional(time(subscription.current_period_end));
     print.optional(time(subscription.cancel_at)).number(subscription.cancel_at_period_end.into());
     print.optional(time(subscription.canceled_at)).optional(time(subscription.ended_at));
@@ -185,6 +189,13 @@ pub(crate) fn fingerprint(subscription: &Subscription) -> u64 {
     print.text(subscription.cancellation_reason.as_deref().unwrap_or_default());
     print.text(subscription.pause_reason.as_deref().unwrap_or_default());
     print.finish()
+}
+
+fn print_rates(print: &mut Fingerprint, rates: &[TaxRate]) {
+    print.number(rates.len() as u64);
+    for rate in rates {
+        print.text(&rate.id).number(rate.inclusive.into());
+    }
 }
 
 fn print_discounts(print: &mut Fingerprint, discounts: &[DiscountRef]) {

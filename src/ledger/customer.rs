@@ -17,13 +17,17 @@ use crate::{
     money::Rational,
     stripe::{
         ids::{DiscountId, EventId, SubscriptionId, SubscriptionItemId},
-        types::{Customer, Discount, Event, Object, Subscription},
+        types::{Customer, Discount, Event, Invoice, Object, Subscription},
     },
     time::EventTime,
 };
 
 /// Changes of a customer's own discounts that are kept; the oldest merge first. Customers have a handful in a life.
 pub const MAX_DISCOUNT_CHANGES: usize = 64;
+
+/// Invoice lines with inclusive tax that are remembered of a customer; past that the oldest that a newer one of the
+/// same item has replaced goes. Five years of a monthly plan.
+pub const MAX_TAX_LINES: usize = 64;
 
 /// A change of the customer's own discounts.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -42,11 +46,41 @@ enum DiscountMove {
     Remove(DiscountId),
 }
 
+/// What a finalised invoice line told of the tax that its amount includes.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct TaxTold {
+    time: EventTime,
+    item: SubscriptionItemId,
+    /// The line's amount without and with the tax, in minor units.
+    net: i64,
+    gross: i64,
+    event_id: EventId,
+    appended_at: EventTime,
+}
+
+impl TaxTold {
+    fn net_share(&self) -> Rational {
+        Rational::new(self.net.into(), self.gross.into())
+    }
+}
+
 /// What lies around a customer's subscriptions.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Around {
     deleted: Option<(EventTime, EventTime, EventId)>,
     discounts: Vec<DiscountChange>,
+    /// By time.
+    taxes: Vec<TaxTold>,
+}
+
+impl Around {
+    /// The lines that told something else than the line before them of the same item.
+    fn tax_changes(&self) -> impl Iterator<Item = &TaxTold> {
+        self.taxes.iter().enumerate().filter_map(|(index, told)| {
+            let before = self.taxes[..index].iter().rfind(|other| other.item == told.item);
+            before.is_none_or(|before| before.net_share() != told.net_share()).then_some(told)
+        })
+    }
 }
 
 /// One customer.
@@ -80,23 +114,33 @@ impl Surroundings for Around {
         discounts
     }
 
-    fn net_share_at(&self, _: &SubscriptionItemId, _: EventTime) -> Option<Rational> {
-        None
+    fn net_share_at(&self, item: &SubscriptionItemId, time: EventTime) -> Option<Rational> {
+        self.taxes.iter().rfind(|told| told.item == *item && told.time <= time).map(TaxTold::net_share)
     }
 
     fn is_plain(&self) -> bool {
-        self.discounts.is_empty()
+        self.discounts.is_empty() && self.taxes.is_empty()
     }
 
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)> {
         let deleted = self.deleted.as_ref().filter(|(at, ..)| *at == time).map(|(_, known, event)| (*known, event));
         let discounts = self.discounts.iter().filter(|change| change.time == time);
-        discounts.map(|change| (change.appended_at, &change.event_id)).chain(deleted).collect()
+        let taxes = self.tax_changes().filter(|told| told.time == time).map(|told| (told.appended_at, &told.event_id));
+        discounts.map(|change| (change.appended_at, &change.event_id)).chain(deleted).chain(taxes).collect()
+    }
+
+    fn known_by(&self, time: EventTime) -> EventTime {
+        let deleted = self.deleted.iter().map(|(at, appended, _)| (*at, *appended));
+        let discounts = self.discounts.iter().map(|change| (change.time, change.appended_at));
+        let taxes = self.taxes.iter().map(|told| (told.time, told.appended_at));
+        let changes = deleted.chain(discounts).chain(taxes).filter(|(at, _)| *at <= time);
+        changes.map(|(_, appended)| appended).max().unwrap_or(EventTime::MIN)
     }
 
     fn change_times(&self) -> Vec<EventTime> {
         let deleted = self.deleted.iter().map(|(time, ..)| *time);
-        self.discounts.iter().map(|change| change.time).chain(deleted).collect()
+        let taxes = self.tax_changes().map(|told| told.time);
+        self.discounts.iter().map(|change| change.time).chain(deleted).chain(taxes).collect()
     }
 }
 
@@ -178,6 +222,47 @@ impl CustomerState {
         }
         self.touch_all(time);
         Inserted::New
+    }
+
+    /// Takes in what the lines of a finalised invoice tell of the tax that their amounts include. Prorations are of
+    /// another time and tell nothing.
+    pub(crate) fn taxed(&mut self, event: &Event, invoice: &Invoice, appended_at: EventTime) -> Inserted {
+        let time = event.created;
+        let mut inserted = Inserted::Duplicate;
+        for line in invoice.lines.iter().filter(|line| !line.proration && line.amount > 0) {
+            let (Some(item), Some(tax)) = (&line.subscription_item, line.tax) else { continue };
+            let knows = self.around.taxes.iter().any(|told| told.item == *item);
+            if tax.inclusive <= 0 && !knows {
+                continue;
+            }
+            let gross = line.amount.saturating_sub(line.discount);
+            let net = gross.saturating_sub(tax.inclusive);
+            if gross <= 0 || net <= 0 {
+                continue;
+            }
+            let key = (time, item, &event.id);
+            let taxes = &mut self.around.taxes;
+            if taxes.iter().any(|told| (told.time, &told.item, &told.event_id) == key) {
+                continue;
+            }
+            if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
+                return Inserted::Late;
+            }
+            let position = taxes.partition_point(|told| (told.time, &told.item, &told.event_id) < key);
+            let (item, event_id) = (item.clone(), event.id.clone());
+            taxes.insert(position, TaxTold { time, item, net, gross, event_id, appended_at });
+            if taxes.len() > MAX_TAX_LINES {
+                // The oldest whose item has told again since.
+                let superseded =
+                    (0..taxes.len()).find(|old| taxes[old + 1..].iter().any(|new| new.item == taxes[*old].item));
+                taxes.remove(superseded.unwrap_or(0));
+            }
+            inserted = Inserted::New;
+        }
+        if inserted == Inserted::New {
+            self.touch_all(time);
+        }
+        inserted
     }
 
     fn touch_all(&mut self, time: EventTime) {

@@ -33,7 +33,7 @@ mod valuation;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
-pub use customer::MAX_DISCOUNT_CHANGES;
+pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;
 pub use rows::Delta;
@@ -245,6 +245,12 @@ impl Ledger {
         let bucket = self.buckets.of(&event.scope, &customer);
         bucket.dirty = true;
         let state = bucket.customer(&event.scope, &customer);
+        if let (Object::Invoice(invoice), "invoice.finalized") = (&event.object, &*event.kind)
+            && state.taxed(event, invoice, appended_at) == Inserted::New
+            && state.touch(appended_at)
+        {
+            touched.push((&event.scope, customer.clone()));
+        }
         let inserted = match &event.object {
             Object::Subscription(subscription) => state.subscription(event, subscription, appended_at, folding),
             Object::Customer(customer) => state.customer(event, customer, appended_at),
@@ -300,18 +306,20 @@ impl Ledger {
         })
     }
 
-    /// Touches the customers whose discounts have ended by the clock of their scope.
+    /// Touches the customers whose discounts have ended by the clock of their scope, as of the first record that moved
+    /// it so far.
     fn remind<'a>(&mut self, batch: &[Arrival<'a>], touched: &mut Touched<'a>) {
-        let scopes: BTreeMap<&Scope, EventTime> = batch.iter().fold(BTreeMap::new(), |mut scopes, arrival| {
-            let newest = scopes.entry(&arrival.event.scope).or_insert(arrival.appended_at);
-            *newest = (*newest).max(arrival.appended_at);
-            scopes
-        });
-        for (scope, appended_at) in scopes {
+        let mut scopes: BTreeMap<&Scope, Vec<(EventTime, EventTime)>> = BTreeMap::new();
+        for Arrival { event, appended_at } in batch {
+            scopes.entry(&event.scope).or_default().push((event.created, *appended_at));
+        }
+        for (scope, arrivals) in scopes {
             let due = self.shelves.get_mut(scope).map(Shelf::due).unwrap_or_default();
             self.catalogue_dirty |= !due.is_empty();
-            for customer in due {
-                self.buckets.touch(touched, scope, &customer, appended_at);
+            for (time, customer) in due {
+                let reached = arrivals.iter().filter(|(created, _)| *created >= time).map(|(_, appended)| *appended);
+                let reached = reached.min().or(arrivals.iter().map(|(_, appended)| *appended).max());
+                self.buckets.touch(touched, scope, &customer, reached.unwrap_or(EventTime::MIN));
             }
         }
     }

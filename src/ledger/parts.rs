@@ -326,7 +326,7 @@ fn packaged(quantity: &Rational, packages: TransformQuantity) -> Rational {
     if packages.round_up { packs.ceil() } else { packs.floor() }
 }
 
-/// A fingerprint of all that `item_states` shows of an item; neither 0 nor the greatest number.
+/// A fingerprint of all that `item_states` shows of an item; neither 0, 1 nor the greatest number.
 pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
     let mut print = Fingerprint::new();
     print.text(content.status.as_str()).text(part.price.as_str());
@@ -358,7 +358,7 @@ pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
     for discount in &part.discounts {
         print.text(discount.id.as_str()).number(discount.terms.is_ok().into());
     }
-    print.finish().clamp(1, u64::MAX - 1)
+    print.finish().clamp(2, u64::MAX - 1)
 }
 
 /// The first item's id, to name a subscription whose items are not all known.

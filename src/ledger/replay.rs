@@ -42,6 +42,8 @@ pub(crate) trait Surroundings {
     fn is_plain(&self) -> bool;
     /// The events that changed the customer at exactly this time, with their append times.
     fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)>;
+    /// When the last was appended of the changes up to a time: all that its subscriptions are worth then rests on them.
+    fn known_by(&self, time: EventTime) -> EventTime;
     /// All times at which it changed.
     fn change_times(&self) -> Vec<EventTime>;
 }
@@ -129,7 +131,7 @@ impl History {
             let content = Arc::clone(snap.before.as_ref().filter(|_| imported).unwrap_or(&snap.content));
             let print = if imported { snap.trace.before.unwrap_or(snap.trace.print) } else { snap.trace.print };
             let time = if imported { opening_time(&content, step.time) } else { content.started.unwrap_or(step.time) };
-            (time, step.time, content, print, snap.appended_at, snap.id.clone())
+            (time, step.time, content, print, snap.appended_at.max(around.known_by(time)), snap.id.clone())
         });
         let found = found.filter(|(time, first, ..)| imported || time < first);
         let mut written = false;
@@ -143,7 +145,7 @@ impl History {
                     nothing.clone(),
                     None,
                     &[],
-                    imported,
+                    Kind::Imported,
                     Evidence::Alone,
                     id,
                     around,
@@ -167,8 +169,8 @@ impl History {
         let after = State { valued, print: Some(print), known_at, event_id: Some(event_id.clone()) };
         let events = [event_id];
         let before = State::default();
-        let wrote =
-            self.write(&mut step, &before, after, Some(&parts), &events, imported, Evidence::Alone, id, around, cx);
+        let kind = if imported { Kind::Imported } else { Kind::Backdated };
+        let wrote = self.write(&mut step, &before, after, Some(&parts), &events, kind, Evidence::Alone, id, around, cx);
         self.opening = Some(step);
         written | wrote.entries
     }
@@ -194,6 +196,11 @@ impl History {
             || deleted.is_some()
             || step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
         let mut known_at = step.snaps.iter().map(|snap| snap.appended_at).max().unwrap_or(before.known_at);
+        if step.snaps.is_empty() && around.changes_at(step.time).is_empty() {
+            // The end of a discount is known when the clock has reached it.
+            let first_known = if step.after == State::default() { cx.trigger } else { step.after.known_at };
+            known_at = known_at.max(first_known);
+        }
         let mut events: Vec<EventId> = order.iter().map(|index| step.snaps[*index].id.clone()).collect();
         for (appended_at, event) in around.changes_at(step.time) {
             known_at = known_at.max(appended_at);
@@ -218,6 +225,7 @@ impl History {
         let (valued, parts) = if unchanged {
             (Arc::clone(&before.valued), None)
         } else {
+            known_at = known_at.max(around.known_by(step.time));
             let (valued, parts) = self.value(&content, ended, step.time, known_at, &event_id, around, cx);
             (valued, Some(parts))
         };
@@ -226,7 +234,7 @@ impl History {
             self.report(gap, step.time, known_at, &event_id, cx);
         }
         let after = State { valued, print, known_at, event_id: Some(event_id) };
-        self.write(step, before, after, parts.as_deref(), &events, false, evidence, id, around, cx)
+        self.write(step, before, after, parts.as_deref(), &events, Kind::Second, evidence, id, around, cx)
     }
 
     #[allow(clippy::too_many_arguments, reason = "the whole of a state")]
@@ -281,7 +289,7 @@ impl History {
         after: State,
         parts: Option<&[Part]>,
         events: &[EventId],
-        opening: bool,
+        kind: Kind,
         evidence: Evidence,
         id: &SubscriptionId,
         around: &dyn Surroundings,
@@ -290,19 +298,31 @@ impl History {
         let same = Arc::ptr_eq(&before.valued, &after.valued);
         let mut wrote = Wrote { entries: false, state: step.after != after };
         if !(same && step.slots.is_empty()) {
-            let mut wanted = if same { Vec::new() } else { entries::between(&before.valued, &after.valued, opening) };
+            let mut wanted =
+                if same { Vec::new() } else { entries::between(&before.valued, &after.valued, kind == Kind::Imported) };
             for entry in &mut wanted {
                 entry.known_at = entry.known_at.max(after.known_at).max(before.known_at);
             }
-            let place = place(cx, id, step.time, opening);
+            let place = place(cx, id, step.time, kind != Kind::Second);
             wrote.entries = entries::reconcile(&mut step.slots, wanted, events, &place, cx.delta);
         }
         if !(same && step.shown.is_empty()) {
-            show(step, before, &after, parts, opening, evidence, id, around, cx);
+            show(step, before, &after, parts, kind == Kind::Imported, evidence, id, around, cx);
         }
         step.after = after;
         wrote
     }
+}
+
+/// What a second is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// One in which something happened.
+    Second,
+    /// The beginning of something first seen in mid-life.
+    Imported,
+    /// The start, before its creation, of something backdated.
+    Backdated,
 }
 
 /// What working out a second did.
@@ -365,8 +385,10 @@ fn show(
     };
     let mut wanted: Vec<(SubscriptionItemId, u64)> =
         new.iter().filter(|(item, print)| print_in(old, item) != Some(*print)).cloned().collect();
+    let ended = after.valued.ended;
+    let removed = if ended { REMOVED_AT_END } else { REMOVED };
     wanted
-        .extend(old.iter().filter(|(item, _)| print_in(new, item).is_none()).map(|(item, _)| (item.clone(), REMOVED)));
+        .extend(old.iter().filter(|(item, _)| print_in(new, item).is_none()).map(|(item, _)| (item.clone(), removed)));
     for shown in &step.shown {
         if !wanted.iter().any(|(other, _)| *other == shown.item) {
             wanted.push((shown.item.clone(), print_in(new, &shown.item).unwrap_or(WITHDRAWN)));
@@ -376,10 +398,10 @@ fn show(
     let Some(event_id) = after.event_id.as_ref().or(step.after.event_id.as_ref()).cloned() else { return };
     for (item, print) in wanted {
         let (source, gone): (&State, &[&'static str]) = match print {
-            REMOVED if after.valued.ended => (before, &[flag::REMOVED, flag::DELETED]),
+            REMOVED_AT_END => (before, &[flag::REMOVED, flag::DELETED]),
             REMOVED => (before, &[flag::REMOVED]),
             WITHDRAWN => (&step.after, &[flag::WITHDRAWN]),
-            _ if after.valued.ended => (after, &[flag::DELETED]),
+            _ if ended => (after, &[flag::DELETED]),
             _ => (after, &[]),
         };
         let Some(content) = source.valued.content.clone() else { continue };
@@ -398,7 +420,7 @@ fn show(
             scope: cx.scope,
             customer: cx.customer,
             subscription: id,
-            content: &content,
+            content: after.valued.content.as_deref().unwrap_or(&content),
             gone,
             reconstructed: opening,
             time: step.time,
@@ -420,5 +442,7 @@ fn show(
 
 /// Stands for an item that is no longer there.
 const REMOVED: u64 = 0;
-/// Stands for a state that was written and does not hold; a fingerprint is none of the two.
+/// The same, of a subscription that has ended.
+const REMOVED_AT_END: u64 = 1;
+/// Stands for a state that was written and does not hold; a fingerprint is none of the three.
 const WITHDRAWN: u64 = u64::MAX;

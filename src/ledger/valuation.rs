@@ -137,6 +137,10 @@ pub(crate) fn value(
 ) -> Valued {
     let standing = standing(content, ended, rules);
     let mut valued = Valued { content: Some(Arc::clone(content)), ended, standing, prints, ..Valued::default() };
+    if !ended && (rules.counts_status(&content.status) || content.status == SubscriptionStatus::Trialing) {
+        // Some profile may count it, so its states have to become complete under each.
+        valued.needs = needs(parts);
+    }
     if standing == Standing::Out {
         if !ended && let SubscriptionStatus::Other(_) = content.status {
             gaps.push(Gap { reason: "status_unknown", object_id: content.status.as_str().into() });
@@ -157,10 +161,7 @@ pub(crate) fn value(
                 valued.values.push(value);
                 counted.push(part);
             }
-            Err(why) => {
-                valued.needs.push(Need::Price(part.price.clone()));
-                gaps.push(Gap { reason: why.reason(), object_id: part.price.as_str().into() });
-            }
+            Err(why) => gaps.push(Gap { reason: why.reason(), object_id: part.price.as_str().into() }),
         }
     }
     if counted.iter().any(|part| !part.discounts.is_empty()) {
@@ -168,6 +169,26 @@ pub(crate) fn value(
     }
     floor_at_zero(&mut valued.values);
     valued
+}
+
+/// What has to become known before all of the parts are.
+fn needs(parts: &[Part]) -> Vec<Need> {
+    let mut needs = Vec::new();
+    for part in parts.iter().filter(|part| !part.metered) {
+        if part.list.is_err() {
+            needs.push(Need::Price(part.price.clone()));
+        }
+        for discount in &part.discounts {
+            match &discount.terms {
+                Err(need) => needs.push(need.clone()),
+                Ok(terms) if terms.percent_off.is_none() && terms.amount_off.is_none() => {
+                    needs.push(Need::Coupon(terms.coupon.clone()));
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+    needs
 }
 
 fn list_value(part: &Part, rules: &Rules) -> Result<Value, Unpriced> {
@@ -209,7 +230,6 @@ fn subtract(valued: &mut Valued, counted: &[&Part], time: EventTime, rules: &Rul
         let gap = Gap { reason: "discount_unresolved", object_id: missing.object_id().into() };
         if !gaps.contains(&gap) {
             gaps.push(gap);
-            valued.needs.push(missing);
         }
     }
     valued.valid_until = outcome.valid_until;

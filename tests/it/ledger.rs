@@ -8,3 +8,4 @@ mod catalogue;
 mod life;
 mod money_events;
 mod properties;
+mod rules;

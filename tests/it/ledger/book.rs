@@ -210,6 +210,7 @@ pub(crate) struct Book {
     pub(crate) products: BTreeMap<String, ProductRow>,
     pub(crate) prices: BTreeMap<String, PriceRow>,
     pub(crate) coupons: BTreeMap<String, CouponRow>,
+    pub(crate) outlook: Vec<OutlookEntry>,
     pub(crate) duplicates: u64,
     appended: i64,
 }
@@ -231,6 +232,7 @@ impl Book {
             products: BTreeMap::new(),
             prices: BTreeMap::new(),
             coupons: BTreeMap::new(),
+            outlook: Vec::new(),
             duplicates: 0,
             appended: 0,
         }
@@ -252,6 +254,11 @@ impl Book {
             .collect();
         let delta = self.ledger.apply(&arrivals).unwrap();
         self.take(delta);
+    }
+
+    /// When the newest record was appended.
+    pub(crate) fn now(&self) -> EventTime {
+        EventTime::from_millis(START * 1_000 + self.appended)
     }
 
     fn take(&mut self, delta: Delta) {
@@ -285,6 +292,7 @@ impl Book {
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
         self.states.extend(delta.item_states);
+        self.outlook.extend(delta.outlook);
         self.duplicates += delta.duplicates;
     }
 
@@ -326,6 +334,16 @@ impl Book {
             .collect()
     }
 
+    /// Rows of a figure that are not recurring revenue: seconds, change, cause, amount.
+    pub(crate) fn outlook(&self, measure: &str) -> Vec<Outlook> {
+        let rows = self.outlook.iter().filter(|row| row.measure.as_str() == measure);
+        rows.map(|OutlookEntry { entry, .. }| {
+            let seconds = entry.event_time.seconds() - START;
+            owned((seconds, &*entry.change, entry.cause.as_str(), &*entry.mrr_delta.to_string()))
+        })
+        .collect()
+    }
+
     pub(crate) fn reasons(&self) -> Vec<&str> {
         self.gaps.iter().map(|gap| &*gap.reason).collect()
     }
@@ -346,4 +364,11 @@ fn relate<T: Clone + PartialEq + std::fmt::Debug>(
 
 pub(crate) fn short(seconds: i64, kind: &'static str, cause: &'static str, change: &str, after: &str) -> Short {
     (seconds, kind, cause, change.to_owned(), after.to_owned())
+}
+
+/// A row of `outlook_ledger`, short.
+pub(crate) type Outlook = (i64, String, String, String);
+
+pub(crate) fn owned((seconds, change, cause, amount): (i64, &str, &str, &str)) -> Outlook {
+    (seconds, change.to_owned(), cause.to_owned(), amount.to_owned())
 }

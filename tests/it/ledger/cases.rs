@@ -122,7 +122,8 @@ fn amount_off_is_per_invoice_of_the_interval() {
     let book = started([subscription]);
     assert_eq!(book.mrr("usd"), "58.333333");
     assert_eq!(book.entries[0].discount_delta, amount("-41.666667"));
-    assert_eq!(book.states[0].discounts[0].monthly, amount("41.666667"));
+    let terms = book.states[0].discounts[0].terms.as_ref().unwrap();
+    assert_eq!(terms.amount_off.unwrap().to_string(), "500");
 }
 
 #[test]
@@ -219,7 +220,11 @@ fn a_trial_is_nothing_until_it_converts() {
     let book = Book::of(&script.events);
     assert_eq!(book.moved(), [short(7 * DAY, "new", "trial_converted", "1.000000 usd", "1.000000 usd")]);
     assert_eq!(book.states[0].flags, ["trial".into()]);
-    assert_eq!(book.states[0].list_amount, Some(amount("1")));
+    assert_eq!(book.states[0].list_amount.unwrap().to_string(), "1");
+    assert_eq!(
+        book.outlook("trial"),
+        [(0, "start", "trial_started", "1.000000"), (7 * DAY, "end", "trial_converted", "-1.000000")].map(owned)
+    );
 }
 
 #[test]

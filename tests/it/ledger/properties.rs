@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tributary::{
-    ledger::{Ledger, Profile, Rules, rows::MovementKind},
+    ledger::{
+        BackdatedStart, DiscountOrder, Ledger, Profile, Rules, review,
+        rows::{LedgerEntry, Movement, MovementKind},
+    },
     money::{Amount, Currency},
     stripe::types::*,
 };
@@ -219,8 +222,53 @@ fn facts(book: &Book) -> Facts {
     (entries, movements.collect())
 }
 
+/// What entries say of money, without the events that say it.
+fn worth(entries: &[&LedgerEntry]) -> Vec<String> {
+    let mut worth: Vec<String> = entries
+        .iter()
+        .map(|entry| {
+            let (time, item, price) = (entry.event_time, &entry.subscription_item_id, &entry.price_id);
+            let deltas = (entry.list_delta, entry.discount_delta, entry.mrr_delta, entry.quantity_delta.to_string());
+            let cadence = (entry.interval, entry.interval_count);
+            format!(
+                "{time} {item} {price} {} {} {:?} {deltas:?} {cadence:?}",
+                entry.currency, entry.change, entry.causes
+            )
+        })
+        .collect();
+    worth.sort_unstable();
+    worth
+}
+
+/// What movements say, without the events behind them.
+fn kinds<'a>(movements: impl Iterator<Item = &'a Movement>) -> Vec<String> {
+    let mut kinds: Vec<String> = movements
+        .map(|row| {
+            let (money, causes) = ((row.mrr_before, row.mrr_after, row.mrr_delta), &row.causes);
+            format!("{} {} {} {:?} {causes:?} {money:?}", row.occurred_at, row.customer_id, row.currency, row.kind)
+        })
+        .collect();
+    kinds.sort_unstable();
+    kinds
+}
+
+/// Every named profile, and one with each setting that they leave alone.
+const PROFILES: u8 = 4;
+
 fn profile(number: u8) -> Rules {
-    Rules::of([Profile::Stripe, Profile::Chartmogul, Profile::Profitwell][usize::from(number % 3)])
+    match Profile::NAMED.get(usize::from(number % PROFILES)) {
+        Some(profile) => Rules::of(*profile),
+        None => Rules {
+            profile: Profile::Custom,
+            count_paused_collection: false,
+            backdated_start: BackdatedStart::StartDate,
+            discount_order: DiscountOrder::AmountFirst,
+            subtract_once: true,
+            subtract_forever: false,
+            netting_seconds: 90,
+            ..Rules::of(Profile::Chartmogul)
+        },
+    }
 }
 
 fn run(rules: &Rules, events: &[Event], cuts: &[u8]) -> Book {
@@ -270,7 +318,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_bridge_closes(history in prop::collection::vec(happening(), 1..40), rules in 0..3_u8) {
+    fn every_bridge_closes(history in prop::collection::vec(happening(), 1..40), rules in 0..PROFILES) {
         bridge_closes(&run(&profile(rules), &write(&history, true), &[]));
     }
 
@@ -279,7 +327,7 @@ proptest! {
         history in prop::collection::vec(happening(), 1..40),
         delays in prop::collection::vec(any::<u32>(), 1..40),
         cuts in prop::collection::vec(1..6_u8, 1..5),
-        rules in 0..3_u8,
+        rules in 0..PROFILES,
     ) {
         let rules = profile(rules);
         let events = write(&history, true);
@@ -295,6 +343,61 @@ proptest! {
         prop_assert!(crooked.late.is_empty(), "{:?}", crooked.late);
         bridge_closes(&crooked);
         prop_assert_eq!(facts(&straight), facts(&crooked));
+    }
+
+    #[test]
+    fn another_profile_is_a_function_of_the_item_states(
+        history in prop::collection::vec(happening(), 1..40),
+        delays in prop::collection::vec(any::<u32>(), 1..40),
+        cuts in prop::collection::vec(1..6_u8, 1..5),
+        rules in 0..PROFILES,
+        other in 0..PROFILES,
+    ) {
+        let events = write(&history, true);
+        let written = run(&profile(rules), &shuffle(&events, &delays), &cuts);
+        let straight = run(&profile(other), &events, &[]);
+        let until = events.iter().map(|event| event.created).max().unwrap();
+        let reviewed = review::entries(&written.states, &profile(other), until).unwrap();
+        prop_assert_eq!(worth(&reviewed.iter().collect::<Vec<_>>()), worth(&straight.current()));
+        let moved = review::movements(&reviewed, &profile(other)).unwrap();
+        prop_assert_eq!(kinds(moved.iter()), kinds(straight.movements.values()));
+    }
+
+    #[test]
+    fn ledger_rows_net_and_classify_to_the_same_movements_again(
+        history in prop::collection::vec(happening(), 1..40),
+        delays in prop::collection::vec(any::<u32>(), 1..40),
+        cuts in prop::collection::vec(1..6_u8, 1..5),
+        rules in 0..PROFILES,
+    ) {
+        let rules = profile(rules);
+        let book = run(&rules, &shuffle(&write(&history, true), &delays), &cuts);
+        let mut again = review::movements(&book.entries, &rules).unwrap();
+        for movement in &mut again {
+            movement.revision = book.movements[&*movement.movement_id].revision;
+        }
+        again.sort_by(|a, b| a.movement_id.cmp(&b.movement_id));
+        prop_assert_eq!(again, book.movements.values().cloned().collect::<Vec<_>>());
+    }
+
+    /// What was written by the time a record came in is what a ledger says that has only heard the records before it.
+    #[test]
+    fn rows_known_at_a_moment_are_the_ledger_of_that_moment(
+        history in prop::collection::vec(happening(), 1..30),
+        delays in prop::collection::vec(any::<u32>(), 1..30),
+        share in 0.0..=1.0_f64,
+        rules in 0..PROFILES,
+    ) {
+        let rules = profile(rules);
+        let events = shuffle(&write(&history, true), &delays);
+        let heard = (events.len() as f64 * share) as usize;
+        let whole = run(&rules, &events, &[1]);
+        let then = run(&rules, &events[..heard], &[1]);
+        let known: Vec<LedgerEntry> =
+            whole.entries.iter().filter(|entry| entry.known_at <= then.now()).cloned().collect();
+        prop_assert_eq!(worth(&review::current(&known)), worth(&then.current()));
+        let moved = review::movements(&known, &rules).unwrap();
+        prop_assert_eq!(kinds(moved.iter()), kinds(then.movements.values()));
     }
 
     #[test]
@@ -321,7 +424,7 @@ proptest! {
         history in prop::collection::vec(happening(), 2..40),
         stop in 0.0..=1.0_f64,
         cuts in prop::collection::vec(1..6_u8, 1..5),
-        rules in 0..3_u8,
+        rules in 0..PROFILES,
     ) {
         let rules = profile(rules);
         let events = write(&history, true);
