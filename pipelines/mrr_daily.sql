@@ -41,13 +41,15 @@ spine AS (
     -- Every day from a currency's first movement to the day of the log's last event, quiet ones too.
     SELECT
         b.account, b.livemode, b.currency,
-        UNNEST(generate_series(b.first_day, GREATEST(b.last_day, local_date(c.last_event_at, $zone)), INTERVAL '1 day')) AS day
+        UNNEST(generate_series(b.first_day, GREATEST(b.last_day, c.day), INTERVAL '1 day')) AS day
     FROM (
         SELECT account, livemode, currency, MIN(day) AS first_day, MAX(day) AS last_day
         FROM moved
         GROUP BY account, livemode, currency
     ) AS b
-    JOIN log_clock AS c ON c.account = b.account AND c.livemode = b.livemode
+    JOIN (
+        SELECT account, livemode, local_date(last_event_at, $zone) AS day FROM log_clock
+    ) AS c ON c.account = b.account AND c.livemode = b.livemode
 ),
 bridge AS (
     SELECT

@@ -79,10 +79,30 @@ impl Place {
 }
 
 /// The pipelines that come with the program.
-const SHIPPED: [(&str, &str); 3] = [
+const SHIPPED: [(&str, &str); 23] = [
+    ("arpa.sql", include_str!("../../pipelines/arpa.sql")),
     ("churn_features.sql", include_str!("../../pipelines/churn_features.sql")),
+    ("cohort_logo_retention.sql", include_str!("../../pipelines/cohort_logo_retention.sql")),
+    ("cohort_revenue_retention.sql", include_str!("../../pipelines/cohort_revenue_retention.sql")),
+    ("customer_months.sql", include_str!("../../pipelines/customer_months.sql")),
+    ("customer_mrr.sql", include_str!("../../pipelines/customer_mrr.sql")),
+    ("customer_year_over_year.sql", include_str!("../../pipelines/customer_year_over_year.sql")),
+    ("customers_daily.sql", include_str!("../../pipelines/customers_daily.sql")),
+    ("dunning_recovery.sql", include_str!("../../pipelines/dunning_recovery.sql")),
     ("expansion_events.sql", include_str!("../../pipelines/expansion_events.sql")),
+    ("gross_revenue_retention.sql", include_str!("../../pipelines/gross_revenue_retention.sql")),
+    ("logo_churn.sql", include_str!("../../pipelines/logo_churn.sql")),
+    ("logo_movements.sql", include_str!("../../pipelines/logo_movements.sql")),
+    ("ltv.sql", include_str!("../../pipelines/ltv.sql")),
+    ("mrr_by_price.sql", include_str!("../../pipelines/mrr_by_price.sql")),
     ("mrr_daily.sql", include_str!("../../pipelines/mrr_daily.sql")),
+    ("mrr_monthly.sql", include_str!("../../pipelines/mrr_monthly.sql")),
+    ("mrr_outlook.sql", include_str!("../../pipelines/mrr_outlook.sql")),
+    ("net_revenue_retention.sql", include_str!("../../pipelines/net_revenue_retention.sql")),
+    ("quick_ratio.sql", include_str!("../../pipelines/quick_ratio.sql")),
+    ("recoveries.sql", include_str!("../../pipelines/recoveries.sql")),
+    ("trial_conversion.sql", include_str!("../../pipelines/trial_conversion.sql")),
+    ("trials.sql", include_str!("../../pipelines/trials.sql")),
 ];
 
 /// The directory of pipelines in the working directory.

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
     common::{
-        Column, DFSchema,
+        Column, DFSchema, DataFusionError,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::provider_as_source,
@@ -23,10 +23,14 @@ use datafusion::{
 use super::{
     conversion,
     leaf::{Cell, CellTable},
+    partition::partition_keys,
 };
 
 /// The table that stands for the GROUP BY in a suffix.
-const GROUPS: &str = "__groups";
+pub(super) const GROUPS: &str = "__groups";
+
+/// Tables that stand for what a suffix reads of small relations begin with this.
+pub(super) const VIEW: &str = "__view";
 
 /// Why a query cannot be maintained, and what to write instead.
 #[derive(Debug)]
@@ -41,8 +45,8 @@ fn refuse<T>(reason: impl Into<String>, needle: &str, hint: &str) -> Result<T, R
     Err(Refusal { reason: reason.into(), needle: needle.to_owned(), hint: hint.to_owned() })
 }
 
-impl From<datafusion::error::DataFusionError> for Refusal {
-    fn from(error: datafusion::error::DataFusionError) -> Self {
+impl From<DataFusionError> for Refusal {
+    fn from(error: DataFusionError) -> Self {
         Self { reason: error.strip_backtrace(), needle: String::new(), hint: String::new() }
     }
 }
@@ -96,6 +100,18 @@ pub(crate) struct Grouping {
     pub(crate) key_names: Vec<String>,
     /// Small relations that the suffix reads.
     pub(crate) small: Vec<String>,
+    /// What it reads of them: a change that does not show there is none to the suffix.
+    pub(crate) views: Vec<View>,
+}
+
+/// A part of a suffix that reads small relations alone.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) plan: LogicalPlan,
+    /// Its rows' columns as the suffix reads them.
+    pub(crate) schema: SchemaRef,
+    /// From where the suffix reads them.
+    pub(crate) rows: Cell,
 }
 
 /// A classified query.
@@ -183,11 +199,7 @@ fn cut(
             .collect::<Vec<_>>(),
     ));
     let groups = Cell::default();
-    let provider = Arc::new(CellTable::new(Arc::clone(&schema), groups.clone()));
-    let named = aggregate.schema.iter().enumerate().map(|(i, (qualifier, field))| {
-        Expr::Column(Column::new(Some(GROUPS), format!("g{i}"))).alias_qualified(qualifier.cloned(), field.name())
-    });
-    let scan = LogicalPlanBuilder::scan(GROUPS, provider_as_source(provider), None)?.project(named)?.build()?;
+    let scan = stand_in(GROUPS, 'g', &aggregate.schema, &schema, &groups)?;
     let suffix = plan
         .transform_down(|node| match &node {
             LogicalPlan::Aggregate(other) if other == aggregate => {
@@ -219,9 +231,52 @@ fn cut(
     }
     small.sort();
     small.dedup();
-    let partition = if small.is_empty() { partition_keys(&suffix, keys) } else { Vec::new() };
+    let (suffix, views) = cut_views(suffix, relations)?;
+    let partition = partition_keys(&suffix, keys);
     let key_names = (0..keys).map(|i| aggregate.schema.field(i).name().clone()).collect();
-    Ok(Grouping { input, keys, aggregates, schema, suffix, groups, partition, key_names, small })
+    Ok(Grouping { input, keys, aggregates, schema, suffix, groups, partition, key_names, small, views })
+}
+
+/// A scan of a cell's rows, `<letter>0`, `<letter>1` …, under the names of `original`.
+fn stand_in(
+    table: &str,
+    letter: char,
+    original: &DFSchema,
+    schema: &SchemaRef,
+    cell: &Cell,
+) -> Result<LogicalPlan, DataFusionError> {
+    let provider = Arc::new(CellTable::new(Arc::clone(schema), cell.clone()));
+    let named = original.iter().enumerate().map(|(i, (qualifier, field))| {
+        Expr::Column(Column::new(Some(table), format!("{letter}{i}"))).alias_qualified(qualifier.cloned(), field.name())
+    });
+    LogicalPlanBuilder::scan(table, provider_as_source(provider), None)?.project(named)?.build()
+}
+
+/// Takes the largest parts that read small relations alone out of a suffix.
+fn cut_views(
+    suffix: LogicalPlan,
+    relations: &BTreeMap<String, Relation>,
+) -> Result<(LogicalPlan, Vec<View>), DataFusionError> {
+    let mut views: Vec<View> = Vec::new();
+    let suffix = suffix
+        .transform_down(|node| {
+            let is_small = |name: &str| relations.get(name).is_some_and(|relation| relation.small);
+            if !any_scan(&node, &is_small) || any_scan(&node, &|name| !is_small(name)) {
+                return Ok(Transformed::no(node));
+            }
+            let fields = node.schema().fields().iter().enumerate();
+            let schema: SchemaRef = Arc::new(Schema::new(
+                fields
+                    .map(|(i, f)| Field::new(format!("v{i}"), f.data_type().clone(), f.is_nullable()))
+                    .collect::<Vec<_>>(),
+            ));
+            let rows = Cell::default();
+            let scan = stand_in(&format!("{VIEW}{}", views.len()), 'v', node.schema(), &schema, &rows)?;
+            views.push(View { plan: node, schema, rows });
+            Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
+        })?
+        .data;
+    Ok((suffix, views))
 }
 
 /// The accumulator of an aggregate expression, and the argument it is fed with.
@@ -300,7 +355,7 @@ fn is_linear(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> Resu
     }
 }
 
-fn has_subquery(expr: &Expr) -> bool {
+pub(super) fn has_subquery(expr: &Expr) -> bool {
     expr.exists(|e| {
         Ok(matches!(e, Expr::Exists(_) | Expr::InSubquery(_) | Expr::ScalarSubquery(_) | Expr::SetComparison(_)))
     })
@@ -367,67 +422,4 @@ fn refuse_subqueries(plan: &LogicalPlan) -> Result<(), Refusal> {
         );
     }
     Ok(())
-}
-
-/// The group keys by which the suffix falls into independent parts: every window must be partitioned by them, and
-/// every other operator must work row by row.
-fn partition_keys(suffix: &LogicalPlan, keys: usize) -> Vec<usize> {
-    let mut common: Vec<usize> = (0..keys).collect();
-    if collect_partition(suffix, keys, &mut common).is_none() {
-        common.clear();
-    }
-    common
-}
-
-/// Narrows `common` to the keys that every window below is partitioned by, and returns for each output column the
-/// group key it is, if it is one. `None` when an operator is not row by row.
-fn collect_partition(plan: &LogicalPlan, keys: usize, common: &mut Vec<usize>) -> Option<Vec<Option<usize>>> {
-    let through = |input: &LogicalPlan, exprs: &[Expr], common: &mut Vec<usize>| {
-        let lineage = collect_partition(input, keys, common)?;
-        Some(exprs.iter().map(|expr| key_of(expr, input.schema(), &lineage)).collect::<Vec<_>>())
-    };
-    match plan {
-        LogicalPlan::TableScan(scan) if scan.table_name.table() == GROUPS => {
-            let key = |name: &str| name.strip_prefix('g')?.parse().ok().filter(|i| *i < keys);
-            Some(plan.schema().fields().iter().map(|f| key(f.name())).collect())
-        }
-        LogicalPlan::Projection(projection) => {
-            if projection.expr.iter().any(has_subquery) {
-                return None;
-            }
-            through(&projection.input, &projection.expr, common)
-        }
-        LogicalPlan::Filter(filter) if !has_subquery(&filter.predicate) => {
-            collect_partition(&filter.input, keys, common)
-        }
-        LogicalPlan::SubqueryAlias(alias) => collect_partition(&alias.input, keys, common),
-        LogicalPlan::Window(window) => {
-            let mut lineage = collect_partition(&window.input, keys, common)?;
-            for expr in &window.window_expr {
-                let inner = match expr {
-                    Expr::Alias(alias) => &alias.expr,
-                    other => other,
-                };
-                let Expr::WindowFunction(function) = inner else { return None };
-                let by: Vec<usize> = function
-                    .params
-                    .partition_by
-                    .iter()
-                    .filter_map(|e| key_of(e, window.input.schema(), &lineage))
-                    .collect();
-                common.retain(|key| by.contains(key));
-            }
-            lineage.extend(window.window_expr.iter().map(|_| None));
-            Some(lineage)
-        }
-        _ => None,
-    }
-}
-
-fn key_of(expr: &Expr, schema: &DFSchema, lineage: &[Option<usize>]) -> Option<usize> {
-    match expr {
-        Expr::Alias(alias) => key_of(&alias.expr, schema, lineage),
-        Expr::Column(column) => lineage.get(schema.maybe_index_of_column(column)?).copied().flatten(),
-        _ => None,
-    }
 }

@@ -267,12 +267,25 @@ impl Groups {
         Ok(slots)
     }
 
-    /// All slots that the suffix must see again when the given input rows have changed: with a partition, those of
-    /// the partitions touched; without, all.
-    pub(crate) fn affected(&self, batches: &[&RecordBatch]) -> Result<Vec<Slot>, Error> {
+    /// Every slot that holds a group.
+    pub(crate) fn all(&self) -> Vec<Slot> {
+        self.index.values().copied().collect()
+    }
+
+    /// The most groups in one of the partitions that hold the given input rows.
+    pub(crate) fn largest_partition(&self, batch: &RecordBatch) -> Result<usize, Error> {
         if self.partition_columns.is_empty() {
-            return Ok(self.index.values().copied().collect());
+            return Ok(self.len());
         }
+        let columns: Vec<ArrayRef> = self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
+        let partitions = self.partition.convert_columns(&columns)?;
+        let sizes = partitions.iter().filter_map(|row| self.members.get(&row.owned())).map(Vec::len);
+        Ok(sizes.max().unwrap_or_default())
+    }
+
+    /// All slots that the suffix must see again when the given input rows have changed: those of the partitions
+    /// touched.
+    pub(crate) fn affected(&self, batches: &[&RecordBatch]) -> Result<Vec<Slot>, Error> {
         let mut seen = std::collections::HashSet::new();
         let mut slots = Vec::new();
         for batch in batches {

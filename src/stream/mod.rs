@@ -12,6 +12,7 @@ pub mod file;
 pub mod graph;
 mod groups;
 mod leaf;
+mod partition;
 pub mod pipeline;
 mod planning;
 

@@ -33,9 +33,9 @@ use super::{
     },
 };
 
-/// The most groups a GROUP BY may have when its suffix needs all of them: re-running the suffix over 20,000 groups
-/// takes about ten milliseconds, which an epoch can bear.
-pub const MAX_GROUPS_OF_WHOLE_SUFFIX: usize = 20_000;
+/// The most groups that may have to be computed again together because one of them changed: what follows a GROUP BY
+/// takes about ten milliseconds over 20,000 groups, which an epoch can bear.
+pub const MAX_GROUPS_OF_A_PARTITION: usize = 20_000;
 
 /// What an epoch changed in a relation. An updated row is in both batches.
 #[derive(Clone, Debug)]
@@ -82,7 +82,22 @@ impl Query {
 
 enum Runtime {
     Stateless { query: Query },
-    Aggregate { input: Query, suffix: Query, grouping: Box<Grouping>, groups: Box<Groups>, last: Option<RecordBatch> },
+    Aggregate(Box<Aggregate>),
+}
+
+/// A GROUP BY at work.
+struct Aggregate {
+    input: Query,
+    /// The relations that `input` reads.
+    reads: BTreeSet<String>,
+    suffix: Query,
+    views: Vec<Query>,
+    /// What the views show, once they have been looked at.
+    shown: Option<Vec<RecordBatch>>,
+    grouping: Grouping,
+    groups: Groups,
+    /// The answer, where it is computed as a whole.
+    last: Option<RecordBatch>,
 }
 
 /// A planned pipeline with its state.
@@ -201,47 +216,7 @@ impl Pipeline {
                 let after = feed(&self.cells, deltas, |delta| &delta.added, query).await?;
                 (before, after)
             }
-            Runtime::Aggregate { input, suffix, grouping, groups, last } => {
-                let removed = feed(&self.cells, deltas, |delta| &delta.removed, input).await?;
-                let added = feed(&self.cells, deltas, |delta| &delta.added, input).await?;
-                for name in &grouping.small {
-                    if let (Some(cell), Some(rows)) = (self.cells.get(name), small.get(name)) {
-                        cell.set(vec![rows.clone()]);
-                    }
-                }
-                let whole = grouping.partition.is_empty();
-                let removed_slots = groups.locate(&removed)?;
-                let added_slots = groups.locate(&added)?;
-                let affected = groups.affected(&[&removed, &added])?;
-                let before = match (whole, last.take()) {
-                    (true, Some(rows)) => rows,
-                    (true, None) if groups.len() == 0 => RecordBatch::new_empty(suffix.plan.schema()),
-                    _ => over_groups(suffix, grouping, groups.read(&affected)?).await?,
-                };
-                groups.update(&added, &added_slots, 1)?;
-                groups.update(&removed, &removed_slots, -1)?;
-                groups.bury(&added_slots)?;
-                groups.bury(&removed_slots)?;
-                if whole && groups.len() > MAX_GROUPS_OF_WHOLE_SUFFIX {
-                    return Err(Error::Limit(format!(
-                        "the GROUP BY has {} groups, and what follows it needs all of them: at most \
-                         {MAX_GROUPS_OF_WHOLE_SUFFIX} are re-read on every change; partition its windows by a group \
-                         key, or group more coarsely",
-                        groups.len()
-                    )));
-                }
-                let after = if whole {
-                    let all = groups.affected(&[])?;
-                    over_groups(suffix, grouping, groups.read(&all)?).await?
-                } else {
-                    let live = groups.affected(&[&removed, &added])?;
-                    over_groups(suffix, grouping, groups.read(&live)?).await?
-                };
-                if whole {
-                    *last = Some(after.clone());
-                }
-                (before, after)
-            }
+            Runtime::Aggregate(aggregate) => aggregate.advance(&self.cells, deltas, small).await?,
         };
         let before = fit(&before, &self.schema)?;
         let after = fit(&after, &self.schema)?;
@@ -255,7 +230,7 @@ impl Pipeline {
     pub fn save(&self) -> Result<Option<RecordBatch>, Error> {
         match &self.runtime {
             Runtime::Stateless { .. } => Ok(None),
-            Runtime::Aggregate { groups, .. } => groups.save().map(Some),
+            Runtime::Aggregate(aggregate) => aggregate.groups.save().map(Some),
         }
     }
 
@@ -265,19 +240,10 @@ impl Pipeline {
     /// # Errors
     /// When the batch is not the state of this pipeline.
     pub async fn load(&mut self, saved: &RecordBatch, small: &BTreeMap<String, RecordBatch>) -> Result<(), Error> {
-        if let Runtime::Aggregate { groups, suffix, grouping, last, .. } = &mut self.runtime {
-            groups.load(saved)?;
-            if grouping.partition.is_empty() {
-                for name in &grouping.small {
-                    if let (Some(cell), Some(rows)) = (self.cells.get(name), small.get(name)) {
-                        cell.set(vec![rows.clone()]);
-                    }
-                }
-                let all = groups.affected(&[])?;
-                *last = Some(over_groups(suffix, grouping, groups.read(&all)?).await?);
-            }
+        match &mut self.runtime {
+            Runtime::Stateless { .. } => Ok(()),
+            Runtime::Aggregate(aggregate) => aggregate.load(saved, &self.cells, small).await,
         }
-        Ok(())
     }
 
     /// How it is maintained.
@@ -294,33 +260,153 @@ impl Pipeline {
                 recomputes: "the changed rows".to_owned(),
                 groups: 0,
             },
-            Runtime::Aggregate { grouping, groups, .. } => Explanation {
+            Runtime::Aggregate(aggregate) => Explanation {
                 class: "aggregate",
                 sources,
                 key,
-                group_by: grouping.key_names.clone(),
-                recomputes: if grouping.partition.is_empty() {
-                    format!("what follows the GROUP BY, over all groups (at most {MAX_GROUPS_OF_WHOLE_SUFFIX})")
-                } else {
-                    let by: Vec<_> = grouping.partition.iter().map(|i| grouping.key_names[*i].as_str()).collect();
-                    format!("what follows the GROUP BY, for the changed ({})", by.join(", "))
-                },
-                groups: groups.len(),
+                group_by: aggregate.grouping.key_names.clone(),
+                recomputes: aggregate.recomputes(),
+                groups: aggregate.groups.len(),
             },
         }
+    }
+}
+
+impl Aggregate {
+    async fn new(context: &SessionContext, grouping: Grouping) -> Result<Self, Error> {
+        let mut views = Vec::with_capacity(grouping.views.len());
+        for view in &grouping.views {
+            views.push(Query::new(context, &view.plan).await?);
+        }
+        let mut reads = BTreeSet::new();
+        scans(&grouping.input, &mut reads);
+        Ok(Self {
+            input: Query::new(context, &grouping.input).await?,
+            reads,
+            suffix: Query::new(context, &grouping.suffix).await?,
+            views,
+            shown: None,
+            groups: Groups::new(&grouping)?,
+            grouping,
+            last: None,
+        })
+    }
+
+    /// What the answer was for all that changes, and what it is now.
+    async fn advance(
+        &mut self,
+        cells: &BTreeMap<String, Cell>,
+        deltas: &BTreeMap<String, RowDelta>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<(RecordBatch, RecordBatch), Error> {
+        let touched = |side: fn(&RowDelta) -> &RecordBatch| {
+            self.reads.iter().filter_map(|name| deltas.get(name)).any(|delta| side(delta).num_rows() > 0)
+        };
+        let nothing = || RecordBatch::new_empty(self.input.plan.schema());
+        let removed =
+            if touched(|d| &d.removed) { feed(cells, deltas, |d| &d.removed, &self.input).await? } else { nothing() };
+        let added =
+            if touched(|d| &d.added) { feed(cells, deltas, |d| &d.added, &self.input).await? } else { nothing() };
+        let shown = self.look(cells, small).await?;
+        let all = self.grouping.partition.is_empty() || self.shown.as_ref() != Some(&shown);
+        let empty = RecordBatch::new_empty(self.suffix.plan.schema());
+        if removed.num_rows() == 0 && added.num_rows() == 0 && self.shown.as_ref() == Some(&shown) {
+            return Ok((empty.clone(), empty));
+        }
+
+        let removed_slots = self.groups.locate(&removed)?;
+        let added_slots = self.groups.locate(&added)?;
+        let before = match self.last.take() {
+            Some(rows) => rows,
+            None => self.answer(all, &removed, &added).await?,
+        };
+        self.groups.update(&added, &added_slots, 1)?;
+        self.groups.update(&removed, &removed_slots, -1)?;
+        self.groups.bury(&added_slots)?;
+        self.groups.bury(&removed_slots)?;
+        let together = self.groups.largest_partition(&added)?;
+        if together > MAX_GROUPS_OF_A_PARTITION {
+            return Err(Error::Limit(format!(
+                "what follows the GROUP BY needs {together} groups at once: at most {MAX_GROUPS_OF_A_PARTITION} are \
+                 re-read on a change; partition its windows and joins by a group key, or group more coarsely"
+            )));
+        }
+        self.show(shown)?;
+        let after = self.answer(all, &removed, &added).await?;
+        if self.grouping.partition.is_empty() {
+            self.last = Some(after.clone());
+        }
+        Ok((before, after))
+    }
+
+    /// What the views show of the small relations.
+    async fn look(
+        &self,
+        cells: &BTreeMap<String, Cell>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<Vec<RecordBatch>, Error> {
+        for name in &self.grouping.small {
+            if let (Some(cell), Some(rows)) = (cells.get(name), small.get(name)) {
+                cell.set(vec![rows.clone()]);
+            }
+        }
+        let mut shown = Vec::with_capacity(self.views.len());
+        for (query, view) in self.views.iter().zip(&self.grouping.views) {
+            let rows = query.run().await?;
+            shown.push(RecordBatch::try_new(Arc::clone(&view.schema), rows.columns().to_vec())?);
+        }
+        Ok(shown)
+    }
+
+    fn show(&mut self, shown: Vec<RecordBatch>) -> Result<(), Error> {
+        for (view, rows) in self.grouping.views.iter().zip(&shown) {
+            view.rows.set(vec![rows.clone()]);
+        }
+        self.shown = Some(shown);
+        Ok(())
+    }
+
+    /// The suffix over all groups, or over the partitions that hold the given input rows.
+    async fn answer(&self, all: bool, removed: &RecordBatch, added: &RecordBatch) -> Result<RecordBatch, Error> {
+        let slots = if all { self.groups.all() } else { self.groups.affected(&[removed, added])? };
+        over_groups(&self.suffix, &self.grouping, self.groups.read(&slots)?).await
+    }
+
+    async fn load(
+        &mut self,
+        saved: &RecordBatch,
+        cells: &BTreeMap<String, Cell>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<(), Error> {
+        self.groups.load(saved)?;
+        let shown = self.look(cells, small).await?;
+        self.show(shown)?;
+        if self.grouping.partition.is_empty() {
+            self.last = Some(over_groups(&self.suffix, &self.grouping, self.groups.read(&self.groups.all())?).await?);
+        }
+        Ok(())
+    }
+
+    /// For people.
+    fn recomputes(&self) -> String {
+        let Grouping { partition, key_names, small, .. } = &self.grouping;
+        let mut text = if partition.is_empty() {
+            format!("what follows the GROUP BY, over all groups (at most {MAX_GROUPS_OF_A_PARTITION})")
+        } else {
+            let by: Vec<_> = partition.iter().map(|i| key_names[*i].as_str()).collect();
+            format!("what follows the GROUP BY, for the changed ({})", by.join(", "))
+        };
+        if !small.is_empty() {
+            text += &format!("; everything when what it sees of {} changes", small.join(", "));
+        }
+        text
     }
 }
 
 async fn runtime(context: &SessionContext, class: Class) -> Result<Runtime, Error> {
     Ok(match class {
         Class::Stateless(plan) => Runtime::Stateless { query: Query::new(context, &plan).await? },
-        Class::Aggregate(grouping) => Runtime::Aggregate {
-            input: Query::new(context, &grouping.input).await?,
-            suffix: Query::new(context, &grouping.suffix).await?,
-            groups: Box::new(Groups::new(&grouping)?),
-            grouping,
-            last: None,
-        },
+        Class::Aggregate(grouping) => Runtime::Aggregate(Box::new(Aggregate::new(context, *grouping).await?)),
     })
 }
 

@@ -73,6 +73,7 @@ impl Column {
             (Self::Decimal(b, _), Cell::Decimal(v)) => b.append_value(v),
             (Self::Decimal(b, _), Cell::Null) => b.append_null(),
             (Self::Instant(b), Cell::Instant(v)) => b.append_value(v),
+            (Self::Instant(b), Cell::Null) => b.append_null(),
             (Self::Date(b), Cell::Date(v)) => b.append_value(v),
             (Self::Texts(b), Cell::Texts(values)) => b.append_value(values.into_iter().map(Some)),
             (column, _) => return Err(Error::Type(format!("cell does not fit a {} column", column.name()))),

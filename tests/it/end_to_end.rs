@@ -6,6 +6,7 @@ mod commands;
 mod crash;
 mod intake;
 mod kafka;
+mod metrics;
 mod pipelines;
 mod scores;
 mod serving;

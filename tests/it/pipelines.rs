@@ -7,7 +7,7 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, Int64Array, RecordBatch},
+    array::{Int64Array, RecordBatch},
     compute::{cast, concat_batches},
     datatypes::SchemaRef,
     util::display::{ArrayFormatter, FormatOptions},
@@ -16,25 +16,33 @@ use datafusion::{datasource::MemTable, prelude::SessionContext};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tributary::{
     engine,
-    ledger::rows::{BillingEvent, Cause, Movement, MovementKind},
-    money::Amount,
+    ledger::rows::{BillingEvent, Cause, LedgerEntry, Measure, Movement, MovementKind, OutlookEntry},
+    money::{Amount, Currency, Rational},
     stream::{
         calendar,
         file::PipelineFile,
         graph::plan_all,
         pipeline::{Pipeline, RowDelta},
     },
-    stripe::types::Scope,
+    stripe::types::{Interval, Scope},
     tables::rows,
     time::EventTime,
 };
 
 const START: i64 = 1_704_067_200;
 
+/// Days over which the histories spread: more than a year, so that there is a year before.
+const DAYS: i64 = 420;
+
+/// Epochs of a history.
+const EPOCHS: usize = 12;
+
 /// The relations that queries read, as they are now.
 struct World {
     random: StdRng,
     movements: BTreeMap<String, Movement>,
+    entries: Vec<LedgerEntry>,
+    outlook: Vec<OutlookEntry>,
     billing: Vec<BillingEvent>,
     next: u64,
     newest: BTreeMap<Scope, EventTime>,
@@ -43,7 +51,15 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let random = StdRng::seed_from_u64(seed);
-        Self { random, movements: BTreeMap::new(), billing: Vec::new(), next: 0, newest: BTreeMap::new() }
+        Self {
+            random,
+            movements: BTreeMap::new(),
+            entries: Vec::new(),
+            outlook: Vec::new(),
+            billing: Vec::new(),
+            next: 0,
+            newest: BTreeMap::new(),
+        }
     }
 
     fn scope(&mut self) -> Scope {
@@ -51,20 +67,84 @@ impl World {
         Scope { account: account.into(), livemode: self.random.random_bool(0.8) }
     }
 
+    /// One of few instants of a day, so that some are shared.
+    fn at(&mut self) -> EventTime {
+        EventTime::from_seconds(
+            START + self.random.random_range(0..DAYS) * 86_400 + self.random.random_range(0..3) * 40_000,
+        )
+    }
+
+    fn currency(&mut self) -> Currency {
+        ["usd", "eur", "jpy"][self.random.random_range(0..3)].parse().unwrap()
+    }
+
+    fn entry(&mut self) -> LedgerEntry {
+        self.next += 1;
+        let number = self.random.random_range(0..4);
+        let at = self.at();
+        let delta = Amount::from_micros(self.random.random_range(-3..4_i128) * 1_234_567);
+        LedgerEntry {
+            scope: self.scope(),
+            entry_id: format!("ent_{}", self.next).as_str().into(),
+            event_time: at,
+            known_at: at,
+            reverses_entry_id: None,
+            customer_id: "cus_1".into(),
+            subscription_id: "sub_1".into(),
+            subscription_item_id: "si_1".into(),
+            price_id: format!("price_{number}").as_str().into(),
+            product_id: self.random.random_bool(0.7).then(|| format!("prod_{number}").as_str().into()),
+            currency: self.currency(),
+            change: "change".into(),
+            cause: Cause::QuantityChange,
+            causes: vec![Cause::QuantityChange],
+            interval: Interval::Month,
+            interval_count: 1,
+            list_delta: delta,
+            discount_delta: Amount::ZERO,
+            mrr_delta: delta,
+            quantity_delta: Rational::from_integer(self.random.random_range(-1..2).into()),
+            event_ids: vec!["evt_1".into()],
+        }
+    }
+
+    fn outlook(&mut self) -> OutlookEntry {
+        let measure = if self.random.random_bool(0.8) { Measure::Trial } else { Measure::CancelScheduled };
+        let causes =
+            [Cause::TrialConverted, Cause::Canceled, Cause::PaymentFailure, Cause::Pause, Cause::QuantityChange];
+        let entry = LedgerEntry {
+            reverses_entry_id: self.random.random_bool(0.2).then(|| "ent_0".into()),
+            subscription_id: format!("sub_{}", self.random.random_range(0..10)).as_str().into(),
+            change: ["start", "end", "change", "imported"][self.random.random_range(0..4)].into(),
+            cause: causes[self.random.random_range(0..causes.len())],
+            ..self.entry()
+        };
+        OutlookEntry { measure, entry }
+    }
+
     fn movement(&mut self, id: String, revision: i64) -> Movement {
         let cents = |random: &mut StdRng| Amount::from_micros(random.random_range(0..3_i128) * 12_345_678);
         let (mrr_before, mrr_after) = (cents(&mut self.random), cents(&mut self.random));
-        let kinds = [MovementKind::New, MovementKind::Expansion, MovementKind::Contraction, MovementKind::Churn];
+        let kinds = [
+            MovementKind::Imported,
+            MovementKind::New,
+            MovementKind::Reactivation,
+            MovementKind::Expansion,
+            MovementKind::Contraction,
+            MovementKind::Churn,
+        ];
+        let causes = [Cause::PaymentFailure, Cause::Canceled, Cause::Pause, Cause::QuantityChange];
+        let cause = causes[self.random.random_range(0..causes.len())];
         Movement {
             scope: self.scope(),
             movement_id: id.into(),
             revision,
-            occurred_at: EventTime::from_seconds(START + self.random.random_range(0..200 * 86_400)),
+            occurred_at: self.at(),
             customer_id: format!("cus_{}", self.random.random_range(0..12)).as_str().into(),
-            currency: ["usd", "eur", "jpy"][self.random.random_range(0..3)].parse().unwrap(),
-            kind: kinds[self.random.random_range(0..4)],
-            cause: Cause::QuantityChange,
-            causes: vec![Cause::QuantityChange],
+            currency: self.currency(),
+            kind: kinds[self.random.random_range(0..kinds.len())],
+            cause,
+            causes: vec![cause],
             mrr_before,
             mrr_after,
             mrr_delta: mrr_after.checked_sub(mrr_before).unwrap(),
@@ -101,11 +181,14 @@ impl World {
                 _ => billed.push(self.bill()),
             }
         }
+        let entries: Vec<LedgerEntry> = (0..self.random.random_range(0..6)).map(|_| self.entry()).collect();
+        let outlook: Vec<OutlookEntry> = (0..self.random.random_range(0..9)).map(|_| self.outlook()).collect();
         let before = self.clock();
         for (scope, at) in added
             .iter()
             .map(|m: &Movement| (&m.scope, m.occurred_at))
             .chain(billed.iter().map(|b: &BillingEvent| (&b.scope, b.occurred_at)))
+            .chain(entries.iter().chain(outlook.iter().map(|o| &o.entry)).map(|e| (&e.scope, e.event_time)))
         {
             let newest = self.newest.entry(scope.clone()).or_insert(at);
             *newest = (*newest).max(at);
@@ -114,33 +197,46 @@ impl World {
         self.billing.extend(billed.iter().cloned());
         let movements =
             RowDelta { removed: rows::mrr_movements(&removed).unwrap(), added: rows::mrr_movements(&added).unwrap() };
-        let billing = rows::billing_events(&billed).unwrap();
+        self.entries.extend(entries.iter().cloned());
+        self.outlook.extend(outlook.iter().cloned());
+        let appended = |rows: RecordBatch| RowDelta { removed: RecordBatch::new_empty(rows.schema()), added: rows };
         BTreeMap::from([
             ("mrr_movements".to_owned(), movements),
-            (
-                "billing_events".to_owned(),
-                RowDelta { removed: RecordBatch::new_empty(billing.schema()), added: billing },
-            ),
+            ("mrr_ledger".to_owned(), appended(rows::mrr_ledger(&entries).unwrap())),
+            ("outlook_ledger".to_owned(), appended(rows::outlook_ledger(&outlook).unwrap())),
+            ("billing_events".to_owned(), appended(rows::billing_events(&billed).unwrap())),
             ("log_clock".to_owned(), RowDelta { removed: before, added: after }),
         ])
     }
 
     fn bill(&mut self) -> BillingEvent {
         self.next += 1;
-        let kinds = ["payment_succeeded", "payment_failed", "refund", "dispute"];
-        let at = EventTime::from_seconds(START + self.random.random_range(0..200 * 86_400));
+        let kinds = [
+            "payment_succeeded",
+            "payment_failed",
+            "refund",
+            "dispute",
+            "invoice_finalized",
+            "invoice_voided",
+            "invoice_uncollectible",
+        ];
+        let at = self.at();
+        let objects = if self.random.random_bool(0.9) { "in" } else { "ch" };
         BillingEvent {
             scope: self.scope(),
             event_id: format!("evt_{}", self.next).as_str().into(),
             occurred_at: at,
             known_at: at,
             customer_id: format!("cus_{}", self.random.random_range(0..12)).as_str().into(),
-            kind: kinds[self.random.random_range(0..4)].into(),
-            object_id: "in_1".into(),
-            currency: None,
-            amount: self.random.random_bool(0.7).then(|| Amount::from_micros(5_000_000)),
-            attempt_count: None,
-            failure_code: None,
+            kind: kinds[self.random.random_range(0..kinds.len())].into(),
+            object_id: format!("{objects}_{}", self.random.random_range(0..30)).as_str().into(),
+            currency: self.random.random_bool(0.8).then(|| self.currency()),
+            amount: self
+                .random
+                .random_bool(0.7)
+                .then(|| Amount::from_micros(self.random.random_range(1..9) * 5_000_000)),
+            attempt_count: self.random.random_bool(0.7).then(|| self.random.random_range(1..5)),
+            failure_code: self.random.random_bool(0.2).then(|| "card_declined".into()),
         }
     }
 
@@ -153,40 +249,59 @@ impl World {
     fn relations(&self) -> BTreeMap<String, RecordBatch> {
         BTreeMap::from([
             ("mrr_movements".to_owned(), rows::mrr_movements(self.movements.values()).unwrap()),
+            ("mrr_ledger".to_owned(), rows::mrr_ledger(&self.entries).unwrap()),
+            ("outlook_ledger".to_owned(), rows::outlook_ledger(&self.outlook).unwrap()),
             ("billing_events".to_owned(), rows::billing_events(&self.billing).unwrap()),
             ("log_clock".to_owned(), self.clock()),
         ])
     }
 }
 
-/// The SQL of a file in batch, by stock DataFusion.
-async fn batch(file: &PipelineFile, world: &World, schema: &SchemaRef) -> BTreeSet<String> {
+/// The SQL of every file in batch, by stock DataFusion; each in turn reads what those before it gave.
+async fn batch(pipelines: &[Pipeline], relations: BTreeMap<String, RecordBatch>) -> BTreeMap<String, BTreeSet<String>> {
     let context = SessionContext::new();
     context.register_udf(calendar::local_date());
-    for (name, rows) in world.relations() {
+    let register = |name: &str, rows: RecordBatch| {
         context.register_table(name, Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]]).unwrap())).unwrap();
+    };
+    for (name, rows) in relations {
+        register(&name, rows);
     }
-    let parameters = file.parameters(&BTreeMap::new(), &BTreeMap::new()).unwrap();
-    let rows = context.sql(&file.text).await.unwrap().with_param_values(parameters).unwrap().collect().await.unwrap();
-    rows.iter().flat_map(|rows| lines(rows, schema)).collect()
+    let mut answers = BTreeMap::new();
+    for pipeline in pipelines {
+        let (file, schema) = (pipeline.file(), pipeline.schema());
+        let parameters = file.parameters(&BTreeMap::new(), &BTreeMap::new()).unwrap();
+        let query = context.sql(&file.text).await.unwrap().with_param_values(parameters).unwrap();
+        let rows = query.collect().await.unwrap_or_else(|error| panic!("{}: {error}", pipeline.name()));
+        let rows: Vec<RecordBatch> = rows.iter().map(|rows| conform(rows, schema)).collect();
+        let rows = concat_batches(schema, &rows).unwrap();
+        let answer: BTreeSet<String> = lines(&rows).into_iter().collect();
+        assert_eq!(answer.len(), rows.num_rows(), "{} gave a row twice", pipeline.name());
+        answers.insert(pipeline.name().to_owned(), answer);
+        register(pipeline.name(), rows);
+    }
+    answers
 }
 
-fn lines(rows: &RecordBatch, schema: &SchemaRef) -> Vec<String> {
-    let columns: Vec<ArrayRef> =
-        rows.columns().iter().zip(schema.fields()).map(|(c, f)| cast(c, f.data_type()).unwrap()).collect();
+fn conform(rows: &RecordBatch, schema: &SchemaRef) -> RecordBatch {
+    let columns = rows.columns().iter().zip(schema.fields()).map(|(c, f)| cast(c, f.data_type()).unwrap()).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns).unwrap()
+}
+
+fn lines(rows: &RecordBatch) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
-    let formatters: Vec<_> = columns.iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
+    let formatters: Vec<_> = rows.columns().iter().map(|c| ArrayFormatter::try_new(c, &options).unwrap()).collect();
     (0..rows.num_rows())
         .map(|row| formatters.iter().map(|f| f.value(row).to_string()).collect::<Vec<_>>().join(" | "))
         .collect()
 }
 
 /// Adds up what a pipeline emits.
-fn add_up(output: &mut BTreeSet<String>, delta: &RowDelta, schema: &SchemaRef) {
-    for line in lines(&delta.removed, schema) {
+fn add_up(output: &mut BTreeSet<String>, delta: &RowDelta) {
+    for line in lines(&delta.removed) {
         assert!(output.remove(&line), "a row was removed that is not there: {line}");
     }
-    for line in lines(&delta.added, schema) {
+    for line in lines(&delta.added) {
         assert!(output.insert(line.clone()), "a row was added that is there: {line}");
     }
 }
@@ -214,17 +329,16 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
     let mut world = World::new(seed);
     let mut pipelines = plan(files.clone()).await;
     let mut outputs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    let mut seen = 0;
-    for epoch in 0..25 {
-        let deltas = world.epoch();
+    for epoch in 0..EPOCHS {
+        let mut deltas = world.epoch();
         let small = BTreeMap::from([("log_clock".to_owned(), world.clock())]);
+        let expected = batch(&pipelines, world.relations()).await;
         for pipeline in &mut pipelines {
             let delta = pipeline.advance(&deltas, &small).await.unwrap();
             let output = outputs.entry(pipeline.name().to_owned()).or_default();
-            add_up(output, &delta, pipeline.schema());
-            let expected = batch(pipeline.file(), &world, pipeline.schema()).await;
-            assert_eq!(*output, expected, "{} after epoch {epoch} of seed {seed}", pipeline.name());
-            seen += output.len();
+            add_up(output, &delta);
+            assert_eq!(*output, expected[pipeline.name()], "{} after epoch {epoch} of seed {seed}", pipeline.name());
+            deltas.insert(pipeline.name().to_owned(), delta);
         }
         if restarts && epoch % 7 == 6 {
             let mut fresh = plan(files.clone()).await;
@@ -237,19 +351,21 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
             pipelines = fresh;
         }
     }
-    assert!(seen > 0, "the histories were empty");
+    for (name, output) in outputs {
+        assert!(!output.is_empty(), "the histories say nothing of {name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_shipped_pipeline_equals_batch_sql_after_every_epoch() {
-    for seed in 0..4 {
+    for seed in 0..3 {
         compare(shipped(), seed, false).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_pipeline_goes_on_as_if_it_had_never_stopped() {
-    for seed in 10..12 {
+    for seed in 10..11 {
         compare(shipped(), seed, true).await;
     }
 }
@@ -309,6 +425,130 @@ async fn queries_of_every_maintained_shape_equal_batch_sql() {
     let files: Vec<PipelineFile> = files.into_iter().map(Result::unwrap).collect();
     for seed in 20..23 {
         compare(files.clone(), seed, true).await;
+    }
+}
+
+/// What follows a GROUP BY of customers and currencies, and the keys for which it is computed again.
+const SUFFIXES: [(&str, &str, &str, &str, &str); 9] = [
+    (
+        "paired",
+        "customer_id other",
+        "customer_id other together",
+        "(account, livemode, currency)",
+        "SELECT a.account, a.livemode, a.customer_id, b.customer_id AS other, SUM(a.net + b.net) AS together FROM g AS a \
+         JOIN g AS b ON a.account = b.account AND a.livemode = b.livemode AND b.currency = a.currency \
+         AND a.customer_id < b.customer_id WHERE a.currency = 'usd' \
+         GROUP BY a.account, a.livemode, a.currency, a.customer_id, b.customer_id",
+    ),
+    (
+        "missing",
+        "customer_id",
+        "customer_id usd eur",
+        "(account, livemode, customer_id)",
+        "SELECT a.account, a.livemode, a.customer_id, a.net AS usd, b.net AS eur \
+         FROM (SELECT * FROM g WHERE currency = 'usd') AS a LEFT JOIN (SELECT * FROM g WHERE currency = 'eur') AS b \
+         ON a.account = b.account AND a.livemode = b.livemode AND a.customer_id = b.customer_id",
+    ),
+    (
+        "nested",
+        "currency",
+        "currency customers most",
+        "(account, livemode, currency)",
+        "SELECT account, livemode, currency, COUNT(*) AS customers, MAX(net) AS most FROM g \
+         GROUP BY account, livemode, currency",
+    ),
+    (
+        "seen",
+        "currency customer_id",
+        "currency customer_id",
+        "(account, livemode, customer_id, currency)",
+        "SELECT DISTINCT account, livemode, currency, customer_id FROM g",
+    ),
+    (
+        "twice",
+        "customer_id currency side",
+        "customer_id currency side n",
+        "(account, livemode, customer_id, currency)",
+        "SELECT account, livemode, customer_id, currency, 'net' AS side, net AS n FROM g UNION ALL \
+         SELECT account, livemode, customer_id, currency, 'doubled', 2 * net FROM g",
+    ),
+    (
+        "until_now",
+        "customer_id currency day",
+        "customer_id currency day n",
+        "(account, livemode, customer_id, currency); everything when what it sees of log_clock changes",
+        "SELECT account, livemode, customer_id, currency, day, \
+         COUNT(*) OVER (PARTITION BY account, livemode, customer_id, currency ORDER BY day) AS n FROM ( \
+         SELECT g.account, g.livemode, g.customer_id, g.currency, \
+         UNNEST(generate_series(local_date(c.last_event_at, 'UTC') - INTERVAL '3 days', \
+         local_date(c.last_event_at, 'UTC'), INTERVAL '1 day')) AS day FROM g \
+         JOIN log_clock AS c ON c.account = g.account AND c.livemode = g.livemode)",
+    ),
+    (
+        "all_clocks",
+        "at",
+        "at customers",
+        "over all groups",
+        "SELECT c.account, c.livemode, c.last_event_at AS at, COUNT(g.customer_id) AS customers FROM log_clock AS c \
+         LEFT JOIN g ON c.account = g.account AND c.livemode = g.livemode GROUP BY 1, 2, 3",
+    ),
+    (
+        "crossed",
+        "customer_id",
+        "customer_id others",
+        "over all groups",
+        "SELECT a.account, a.livemode, a.customer_id, COUNT(*) AS others FROM g AS a \
+         JOIN g AS b ON a.currency = b.customer_id OR a.net < b.net GROUP BY 1, 2, 3",
+    ),
+    (
+        "shares",
+        "customer_id currency",
+        "customer_id currency total",
+        "(account, livemode)",
+        "SELECT account, livemode, customer_id, currency, SUM(net) OVER (PARTITION BY account, livemode) AS total FROM g",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_a_group_by_is_computed_for_the_keys_it_keeps_apart_and_equals_batch_sql() {
+    let files: Vec<PipelineFile> = SUFFIXES
+        .iter()
+        .map(|(name, grain, columns, _, suffix)| {
+            let sql = format!(
+                "WITH g AS (SELECT account, livemode, customer_id, currency, SUM(mrr_delta) AS net \
+                 FROM mrr_movements GROUP BY account, livemode, customer_id, currency) {suffix}"
+            );
+            file(name, "upsert", &grain.replace(' ', ", "), columns, &sql).unwrap()
+        })
+        .collect();
+    for (pipeline, (name, .., recomputes, _)) in plan(files.clone()).await.iter().zip(SUFFIXES) {
+        let said = pipeline.explain().recomputes;
+        assert!(said.contains(recomputes), "{name}: {said}");
+    }
+    for seed in 30..33 {
+        compare(files.clone(), seed, seed == 32).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_moves_within_a_day_changes_nothing() {
+    let daily: Vec<_> = shipped().into_iter().filter(|file| file.metadata.name == "mrr_daily").collect();
+    let mut pipelines = plan(daily).await;
+    let mut world = World::new(5);
+    let clock = |world: &World| BTreeMap::from([("log_clock".to_owned(), world.clock())]);
+    let deltas = world.epoch();
+    let rows = pipelines[0].advance(&deltas, &clock(&world)).await.unwrap().added.num_rows();
+    assert!(rows > 0);
+    for (seconds, changes) in [(1, false), (86_400, true)] {
+        let before = world.clock();
+        for at in world.newest.values_mut() {
+            // From noon on a day is half over.
+            *at = EventTime::from_seconds(at.seconds() / 86_400 * 86_400 + 43_200 + seconds);
+        }
+        let delta = RowDelta { removed: before, added: world.clock() };
+        let deltas = BTreeMap::from([("log_clock".to_owned(), delta)]);
+        let delta = pipelines[0].advance(&deltas, &clock(&world)).await.unwrap();
+        assert_eq!(!delta.is_empty(), changes, "{seconds} seconds later");
     }
 }
 

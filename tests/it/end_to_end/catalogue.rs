@@ -246,7 +246,7 @@ fn a_pipeline_cannot_convert_and_is_told_where_to() {
     site.write("sql/in_euros.sql", sql);
     site.write("tributary.toml", "[pipelines]\ndir = \"sql\"\n");
     let said = refused(&site, "check");
-    assert!(said.err.contains("changes whenever rates are loaded"), "{}", said.err);
+    assert!(said.err.contains("the value of `to_currency` changes"), "{}", said.err);
 }
 
 #[test]
