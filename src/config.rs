@@ -24,7 +24,10 @@ use crate::{
         rules::{MinAmount, Relation, Rule},
         webhook::{self, SigningSecret},
     },
-    ledger::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation, fx},
+    ledger::{
+        BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation, fx,
+        recognition::Method,
+    },
     log::{self, kafka},
     money::{Currency, Factor, parse_exact},
     stripe::{admission::Key, ids::AccountId, signature},
@@ -175,6 +178,8 @@ pub struct Revenue {
     pub profile: Profile,
     /// The settings of `custom`.
     pub custom: Option<CustomProfile>,
+    /// How evenly a line of an invoice is recognised over its period: by `millisecond`, `day` or `month`.
+    pub recognition: Method,
     /// The currency of `mrr_daily_reporting`; there is no such view when this is not set.
     pub reporting_currency: Option<Currency>,
     /// How many days old a rate of exchange may be.
@@ -186,6 +191,7 @@ impl Default for Revenue {
         Self {
             profile: Profile::Stripe,
             custom: None,
+            recognition: Method::default(),
             reporting_currency: None,
             fx_max_age_days: fx::DEFAULT_MAX_AGE_DAYS,
         }
@@ -269,6 +275,7 @@ impl CustomProfile {
             netting_seconds: self.netting_seconds.unwrap_or(base.netting_seconds),
             logo_churn_denominator: self.logo_churn_denominator.unwrap_or(base.logo_churn_denominator),
             pause_is_logo_churn: self.pause_is_logo_churn.unwrap_or(base.pause_is_logo_churn),
+            recognition: base.recognition,
         })
     }
 }
@@ -405,14 +412,15 @@ impl Config {
     /// # Errors
     /// As [`Self::rules`].
     pub fn rules_of(&self, profile: Profile) -> Result<Rules, Error> {
-        match (profile, &self.revenue.custom) {
-            (Profile::Custom, Some(custom)) => custom.rules(),
+        let rules = match (profile, &self.revenue.custom) {
+            (Profile::Custom, Some(custom)) => custom.rules()?,
             (Profile::Custom, None) => {
                 let problem = "is custom, but there is no section [revenue.custom]".to_owned();
-                Err(value("revenue.profile", problem))
+                return Err(value("revenue.profile", problem));
             }
-            (named, _) => Ok(Rules::of(named)),
-        }
+            (named, _) => Rules::of(named),
+        };
+        Ok(Rules { recognition: self.revenue.recognition, ..rules })
     }
 
     /// The settings that parameters of pipelines can refer to.

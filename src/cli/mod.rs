@@ -79,7 +79,7 @@ impl Place {
 }
 
 /// The pipelines that come with the program.
-const SHIPPED: [(&str, &str); 23] = [
+const SHIPPED: [(&str, &str); 24] = [
     ("arpa.sql", include_str!("../../pipelines/arpa.sql")),
     ("churn_features.sql", include_str!("../../pipelines/churn_features.sql")),
     ("cohort_logo_retention.sql", include_str!("../../pipelines/cohort_logo_retention.sql")),
@@ -103,6 +103,7 @@ const SHIPPED: [(&str, &str); 23] = [
     ("recoveries.sql", include_str!("../../pipelines/recoveries.sql")),
     ("trial_conversion.sql", include_str!("../../pipelines/trial_conversion.sql")),
     ("trials.sql", include_str!("../../pipelines/trials.sql")),
+    ("usage_run_rate.sql", include_str!("../../pipelines/usage_run_rate.sql")),
 ];
 
 /// The directory of pipelines in the working directory.

@@ -151,7 +151,7 @@ pub enum Error {
     CommitsAhead,
     /// The rules of recurring revenue, or the account, are others than the ledger was made with.
     #[error(
-        "revenue.profile or merchant.account was changed after this ledger was made; change it back, or start with a \
+        "revenue.profile, revenue.recognition or merchant.account was changed after this ledger was made; change it back, or start with a \
          new data directory"
     )]
     OtherRules,
@@ -455,6 +455,8 @@ impl Engine {
             ("billing_events", rows::billing_events(&delta.billing_events)?),
             ("ledger_gaps", rows::ledger_gaps(&delta.gaps)?),
             ("late_events", rows::late_events(&delta.late)?),
+            ("metered_usage", rows::metered_usage(&delta.metered_usage)?),
+            ("recognised_revenue", rows::recognised_revenue(&delta.recognised)?),
         ] {
             if rows.num_rows() > 0 {
                 self.append(table, rows.clone()).await?;
@@ -463,6 +465,7 @@ impl Engine {
             }
         }
         let movements = keyed(&delta.movements, |rows| rows::mrr_movements(rows.iter().copied()))?;
+        let scheduled = keyed(&delta.scheduled, |rows| rows::scheduled_mrr(rows.iter().copied()))?;
         let products = keyed(&delta.products, rows::products)?;
         let prices = keyed(&delta.prices, rows::prices)?;
         let coupons = keyed(&delta.coupons, rows::coupons)?;
@@ -472,6 +475,7 @@ impl Engine {
         let clock_change = RowDelta { removed: self.log_clock.clone(), added: clock.clone() };
         for (table, delta) in [
             ("mrr_movements", movements),
+            ("scheduled_mrr", scheduled),
             ("products", products),
             ("prices", prices),
             ("coupons", coupons),

@@ -21,13 +21,17 @@ pub mod listing;
 mod movements;
 mod order;
 mod parts;
+pub mod recognition;
 mod replay;
 pub mod reporting;
+mod revenue;
 pub mod review;
 pub mod rows;
 pub mod rules;
+mod schedules;
 mod state;
 mod states;
+mod usage;
 mod valuation;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -36,8 +40,11 @@ pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
 pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;
+pub use revenue::{MAX_INVOICES, MAX_REFUNDED_PAYMENTS, REMEMBERED_DAYS};
 pub use rows::Delta;
 pub use rules::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation};
+pub use schedules::{MAX_PHASES, MAX_SCHEDULES};
+pub use usage::{MAX_TOLD_LINES, MAX_WAITING_LINES};
 
 use billing::{Heard, Parked, Payers, payment_ids, payment_key};
 use catalogue::{Lesson, Need, Shelf, Telling};
@@ -235,7 +242,11 @@ impl Ledger {
                 discount.customer.as_ref()
             }
             Object::Invoice(invoice) => invoice.customer.as_ref(),
-            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) => self.payer_of(event),
+            Object::CreditNote(note) => note.customer.as_ref(),
+            Object::Schedule(schedule) => schedule.customer.as_ref(),
+            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::InvoicePayment(_) => {
+                self.payer_of(event)
+            }
             _ => return,
         };
         let Some(customer) = customer.cloned() else {
@@ -245,6 +256,14 @@ impl Ledger {
         let bucket = self.buckets.of(&event.scope, &customer);
         bucket.dirty = true;
         let state = bucket.customer(&event.scope, &customer);
+        if let (Object::Invoice(invoice), Some(shelf)) = (&event.object, self.shelves.get_mut(&event.scope)) {
+            let rules = &self.rules;
+            self.catalogue_dirty |=
+                state.usage.hear(event, invoice, appended_at, &customer, shelf, rules, folding, delta);
+        }
+        if let Object::Invoice(_) | Object::Charge(_) | Object::Refund(_) = &event.object {
+            state.books.hear(event, appended_at, &customer, self.rules.recognition, folding, delta);
+        }
         if let (Object::Invoice(invoice), "invoice.finalized") = (&event.object, &*event.kind)
             && state.taxed(event, invoice, appended_at) == Inserted::New
             && state.touch(appended_at)
@@ -255,6 +274,11 @@ impl Ledger {
             Object::Subscription(subscription) => state.subscription(event, subscription, appended_at, folding),
             Object::Customer(customer) => state.customer(event, customer, appended_at),
             Object::Discount(discount) => state.discount(event, discount, appended_at),
+            Object::Schedule(schedule) => state.schedules.insert(event, schedule, appended_at),
+            Object::CreditNote(_) | Object::InvoicePayment(_) => {
+                state.books.hear(event, appended_at, &customer, self.rules.recognition, folding, delta);
+                return;
+            }
             _ => match state.told.hear(event, appended_at, &customer, folding) {
                 Heard::Row(row) => {
                     delta.billing_events.push(*row);
@@ -282,7 +306,7 @@ impl Ledger {
 
     /// Keeps a refund or dispute whose payer is not known until its payment arrives, and tells of it.
     fn park(&mut self, Arrival { event, appended_at }: Arrival<'_>, delta: &mut Delta) {
-        if !matches!(&event.object, Object::Refund(_) | Object::Dispute(_)) {
+        if !matches!(&event.object, Object::Refund(_) | Object::Dispute(_) | Object::InvoicePayment(_)) {
             return;
         }
         let ids = payment_ids(&event.object);
@@ -291,6 +315,10 @@ impl Ledger {
         let bucket = self.buckets.of_key(key);
         bucket.dirty = true;
         if bucket.payers.park(key, event, appended_at) {
+            // That a payment is linked to an invoice says nothing by itself.
+            if matches!(&event.object, Object::InvoicePayment(_)) {
+                return;
+            }
             delta.gaps.push(gap(event, appended_at, None, "customer_unknown", id));
         } else {
             delta.duplicates += 1;

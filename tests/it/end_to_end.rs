@@ -8,6 +8,7 @@ mod intake;
 mod kafka;
 mod metrics;
 mod pipelines;
+mod revenue;
 mod scores;
 mod serving;
 mod support;

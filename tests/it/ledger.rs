@@ -8,4 +8,7 @@ mod catalogue;
 mod life;
 mod money_events;
 mod properties;
+mod recognition;
 mod rules;
+mod schedules;
+mod usage;

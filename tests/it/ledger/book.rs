@@ -210,6 +210,9 @@ pub(crate) struct Book {
     pub(crate) products: BTreeMap<String, ProductRow>,
     pub(crate) prices: BTreeMap<String, PriceRow>,
     pub(crate) coupons: BTreeMap<String, CouponRow>,
+    pub(crate) usage: Vec<MeteredUsage>,
+    pub(crate) scheduled: Vec<ScheduledPhase>,
+    pub(crate) recognised: Vec<RecognisedRevenue>,
     pub(crate) outlook: Vec<OutlookEntry>,
     pub(crate) duplicates: u64,
     appended: i64,
@@ -232,6 +235,9 @@ impl Book {
             products: BTreeMap::new(),
             prices: BTreeMap::new(),
             coupons: BTreeMap::new(),
+            usage: Vec::new(),
+            scheduled: Vec::new(),
+            recognised: Vec::new(),
             outlook: Vec::new(),
             duplicates: 0,
             appended: 0,
@@ -292,6 +298,16 @@ impl Book {
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
         self.states.extend(delta.item_states);
+        self.usage.extend(delta.metered_usage);
+        self.recognised.extend(delta.recognised);
+        for Change { before, after } in delta.scheduled {
+            if let Some(before) = before {
+                // `before` is the row as last published.
+                let at = self.scheduled.iter().position(|row| *row == before).unwrap();
+                self.scheduled.remove(at);
+            }
+            self.scheduled.extend(after);
+        }
         self.outlook.extend(delta.outlook);
         self.duplicates += delta.duplicates;
     }
