@@ -25,10 +25,11 @@ use crate::{
         webhook::{self, SigningSecret},
     },
     ledger::{
-        BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation, recognition::Method,
+        BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation, fx,
+        recognition::Method,
     },
     log::{self, kafka},
-    money::{Factor, parse_exact},
+    money::{Currency, Factor, parse_exact},
     stripe::{admission::Key, ids::AccountId, signature},
 };
 
@@ -179,11 +180,21 @@ pub struct Revenue {
     pub custom: Option<CustomProfile>,
     /// How evenly a line of an invoice is recognised over its period: by `millisecond`, `day` or `month`.
     pub recognition: Method,
+    /// The currency of `mrr_daily_reporting`; there is no such view when this is not set.
+    pub reporting_currency: Option<Currency>,
+    /// How many days old a rate of exchange may be.
+    pub fx_max_age_days: u32,
 }
 
 impl Default for Revenue {
     fn default() -> Self {
-        Self { profile: Profile::Stripe, custom: None, recognition: Method::default() }
+        Self {
+            profile: Profile::Stripe,
+            custom: None,
+            recognition: Method::default(),
+            reporting_currency: None,
+            fx_max_age_days: fx::DEFAULT_MAX_AGE_DAYS,
+        }
     }
 }
 

@@ -79,7 +79,8 @@ impl Asked {
         if tables.is_empty() {
             return Err(nothing(place));
         }
-        run::catalog(&self.config(place)?, tables).await
+        let rates = engine::committed_rates(&tables).await.map_err(rim::engine_report)?;
+        run::catalog(&self.config(place)?, tables, rates).await
     }
 }
 

@@ -85,7 +85,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         .await
         .map_err(rim::report)?;
     let mut engine = run::open_engine(&config, &place, Arc::clone(&log)).await?;
-    let catalog = run::catalog(&config, engine.user_tables().map_err(rim::engine_report)?).await?;
+    let catalog = run::catalog(&config, engine.user_tables().map_err(rim::engine_report)?, engine.rates()).await?;
     let postgres = if arguments.once { None } else { Some(run::serve(&config, &place, &engine).await?) };
 
     let stopped = rim::stop_signal()?;

@@ -1,14 +1,16 @@
 //! `tributary ingest`
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufRead, BufReader, IsTerminal, Read},
     num::NonZero,
     path::PathBuf,
     thread,
+    time::SystemTime,
 };
 
-use clap::Args;
+use chrono::DateTime;
+use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
 use miette::{Context, IntoDiagnostic};
 use serde_json::value::RawValue;
@@ -16,7 +18,13 @@ use serde_json::value::RawValue;
 use super::{Outcome, Place, rim};
 use crate::{
     log::{self, MAX_RECORD_BYTES, NewRecord},
-    stripe::admission::{Admission, AdmissionCounts},
+    stripe::{
+        self,
+        admission::{Admission, AdmissionCounts},
+        ids::AccountId,
+        own::{self, Wrapping},
+    },
+    time::EventTime,
 };
 
 /// Events appended at once: one durable write is shared by all of them.
@@ -29,10 +37,28 @@ const BYTES_A_BATCH: usize = 16 << 20;
 const MAX_DOCUMENT_BYTES: u64 = 1 << 30;
 
 #[derive(Args)]
+#[command(group = ArgGroup::new("own").args(["snapshot", "catalogue"]))]
 pub(super) struct Arguments {
-    /// JSON lines, a JSON array, or one event; `-` is standard input
-    #[arg(default_value = "-")]
-    file: PathBuf,
+    /// Events: JSON lines, a JSON array, or one event; `-`, the default, is standard input
+    #[arg(conflicts_with = "own")]
+    file: Option<PathBuf>,
+    /// Objects as Stripe's API gives them instead: list responses, JSON lines, an array, or one object; `-` is standard
+    /// input
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
+    /// A price file instead: YAML with `prices:` and `products:`
+    #[arg(long, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
+    /// As of when a snapshot or a price file holds, such as 2026-01-31T12:00:00Z; when the file was last changed if not
+    /// given
+    #[arg(long, value_name = "TIME", value_parser = instant, requires = "own")]
+    as_of: Option<EventTime>,
+    /// Whose the objects are; the merchant's own account if not given
+    #[arg(long, requires = "own")]
+    account: Option<String>,
+    /// Objects that do not say are of test mode
+    #[arg(long, requires = "own")]
+    test: bool,
     /// List the fields that redaction dropped, by path
     #[arg(long)]
     dropped: bool,
@@ -44,28 +70,85 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
     let admission = rim::admission(&config)?;
     let log = log::open(&config.log(&arguments.place.data_dir).map_err(rim::report)?).await.map_err(rim::report)?;
-    let (input, length) = open(&arguments.file)?;
-    let progress = progress(length);
-    let mut source = Source::new(input)?;
+    let own = arguments.own()?;
+    let stdin = PathBuf::from("-");
+    let file = arguments.file.as_ref().or(arguments.snapshot.as_ref()).unwrap_or(&stdin);
+    let (progress, mut source) = match &arguments.catalogue {
+        Some(file) => (ProgressBar::hidden(), Source::catalogue(file)?),
+        None => {
+            let (input, length) = open(file)?;
+            (progress(length), Source::new(input)?)
+        }
+    };
     let mut counts = AdmissionCounts::default();
     loop {
         let bodies = tokio::task::block_in_place(|| source.next_batch())?;
         if bodies.is_empty() {
             break;
         }
+        let bodies = match &own {
+            Some(wrapping) => bodies.into_iter().map(|body| wrap(wrapping, body)).collect::<Result<_, _>>()?,
+            None => bodies,
+        };
         let records = tokio::task::block_in_place(|| admit(&admission, &bodies, &mut counts))?;
         log.append(records).await.map_err(rim::report)?;
         progress.set_position(counts.bytes_in);
     }
     progress.finish_and_clear();
-    summarise(&counts, arguments.dropped);
+    summarise(&counts, own.as_ref(), arguments.dropped);
     Ok(Outcome::Done)
 }
 
+impl Arguments {
+    /// How objects that are no events are put into the log's envelope.
+    fn own(&self) -> miette::Result<Option<Wrapping>> {
+        let (kind, file) = match (&self.snapshot, &self.catalogue) {
+            (Some(file), _) => (own::SNAPSHOT, file),
+            (None, Some(file)) => (own::FILE, file),
+            (None, None) => return Ok(None),
+        };
+        let as_of = match self.as_of {
+            Some(as_of) => as_of,
+            None => changed_at(file)?,
+        };
+        let account = self.account.as_deref().map(AccountId::from);
+        Ok(Some(Wrapping { kind, as_of, account, livemode: !self.test }))
+    }
+}
+
+/// When a file was last changed: when the answer in it was written. What comes on standard input is of now.
+fn changed_at(file: &PathBuf) -> miette::Result<EventTime> {
+    if file.as_os_str() == "-" {
+        return Ok(rim::now());
+    }
+    let changed = fs::metadata(file).and_then(|metadata| metadata.modified());
+    let changed = changed.into_diagnostic().wrap_err_with(|| format!("cannot read {}", file.display()))?;
+    let since = changed.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Ok(EventTime::from_seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX)))
+}
+
+fn instant(text: &str) -> Result<EventTime, String> {
+    let instant = DateTime::parse_from_rfc3339(text).map_err(|error| format!("{error}; write 2026-01-31T12:00:00Z"))?;
+    Ok(EventTime::from_seconds(instant.timestamp()))
+}
+
+/// The event around an object. What is no object goes on to the door as it is, which says so in its place.
+fn wrap(wrapping: &Wrapping, body: Vec<u8>) -> miette::Result<Vec<u8>> {
+    match wrapping.wrap(&body) {
+        Ok(event) => Ok(event),
+        Err(error @ stripe::Error::AnEvent) => Err(rim::report(error)),
+        Err(_) => Ok(body),
+    }
+}
+
 /// What happened, on standard error.
-fn summarise(counts: &AdmissionCounts, dropped: bool) {
+fn summarise(counts: &AdmissionCounts, own: Option<&Wrapping>, dropped: bool) {
     let rejected = counts.rejected.total();
-    eprintln!("{} events appended; {} fields dropped by redaction", counts.events, counts.dropped.total());
+    let what = match own {
+        Some(own) => format!("objects appended as of {}", own.as_of),
+        None => "events appended".to_owned(),
+    };
+    eprintln!("{} {what}; {} fields dropped by redaction", counts.events, counts.dropped.total());
     if dropped {
         for (path, times) in counts.dropped.sorted() {
             eprintln!("  {times} × {path}");
@@ -140,6 +223,15 @@ enum Source {
 }
 
 impl Source {
+    /// The objects of a price file.
+    fn catalogue(file: &PathBuf) -> miette::Result<Self> {
+        let mut yaml = String::new();
+        open(file)?.0.read_to_string(&mut yaml).into_diagnostic()?;
+        let objects = own::file::catalogue(&yaml).map_err(rim::report);
+        let objects = objects.wrap_err_with(|| format!("{} is no price file", file.display()))?;
+        Ok(Self::Document(objects.into_iter().map(String::into_bytes).collect::<Vec<_>>().into_iter()))
+    }
+
     fn new(mut input: Box<dyn BufRead>) -> miette::Result<Self> {
         let mut first = Vec::new();
         while first.iter().all(u8::is_ascii_whitespace) {

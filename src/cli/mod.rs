@@ -11,6 +11,7 @@ mod ingest;
 mod movement;
 mod output;
 mod query;
+mod rates;
 mod rebuild;
 mod rim;
 mod run;
@@ -44,8 +45,10 @@ const EXIT_CODES: &str = "Exit codes: 0 it worked, 1 it failed, 2 the arguments 
 enum Command {
     /// Write the events of a made-up Stripe account, as JSON lines
     Simulate(simulate::Arguments),
-    /// Append Stripe events to the log: JSON lines, a JSON array, or one event
+    /// Append Stripe events to the log, objects of its API, or a price file
     Ingest(ingest::Arguments),
+    /// Append rates of exchange to the log: the ECB's CSV, or day,currency,rate
+    Rates(rates::Arguments),
     /// Run the engine
     Run(run::Arguments),
     /// Receive Stripe's webhooks into the log
@@ -146,6 +149,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Ingest(arguments) => rim::block_on(ingest::run(arguments)),
+        Command::Rates(arguments) => rim::block_on(rates::run(arguments)),
         Command::Run(arguments) => rim::block_on(run::run(arguments)),
         Command::Gateway(arguments) => rim::block_on(gateway::run(arguments)),
         Command::Query(arguments) => rim::block_on(query::run(arguments)),

@@ -53,5 +53,6 @@ pub(super) async fn catalog(place: &Place) -> miette::Result<Catalog> {
     if tables.is_empty() {
         return Err(asked::nothing(place));
     }
-    run::catalog(&config, tables).await
+    let rates = engine::committed_rates(&tables).await.map_err(rim::engine_report)?;
+    run::catalog(&config, tables, rates).await
 }

@@ -10,8 +10,11 @@ use crate::{
     config::{Config, POSTGRES_PASSWORD},
     engine::{EXPANSIONS, Engine, Options, Progress},
     log::{self, EventLog},
-    serve::{Catalog, Password, Secret, UserTable, postgres, views},
-    stream,
+    serve::{Catalog, Password, Secret, UserTable, postgres, reporting, views},
+    stream::{
+        self,
+        conversion::{SharedRates, to_currency},
+    },
 };
 
 /// How many names of things not known are shown.
@@ -95,15 +98,27 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
     Engine::open(options, log, alerts, rim::clock(), rim::nonce()).await.map_err(rim::engine_report)
 }
 
-/// Tables as they can be queried, with the views over them and the functions that pipelines have.
-pub(super) async fn catalog(config: &Config, tables: Vec<UserTable>) -> miette::Result<Catalog> {
+/// Tables as they can be queried, with the views over them, the functions that pipelines have, conversion between
+/// currencies and the bridge in the reporting currency.
+pub(super) async fn catalog(
+    config: &Config,
+    mut tables: Vec<UserTable>,
+    rates: SharedRates,
+) -> miette::Result<Catalog> {
+    let max_age_days = config.revenue.fx_max_age_days;
+    if let Some(currency) = config.revenue.reporting_currency {
+        let options = reporting::Options { currency, max_age_days, zone: config.zone().map_err(rim::report)? };
+        reporting::add(&mut tables, rates.clone(), options).map_err(rim::report)?;
+    }
+    let mut functions = stream::functions();
+    functions.push(to_currency(rates, max_age_days));
     let views = views::shipped(&config.settings()).map_err(rim::report)?;
-    Catalog::with_views(tables, stream::functions(), &views).await.map_err(rim::report)
+    Catalog::with_views(tables, functions, &views).await.map_err(rim::report)
 }
 
 /// Starts PostgreSQL over the engine's tables.
 pub(super) async fn serve(config: &Config, place: &Place, engine: &Engine) -> miette::Result<postgres::Handle> {
-    let catalog = catalog(config, engine.user_tables().map_err(rim::engine_report)?).await?;
+    let catalog = catalog(config, engine.user_tables().map_err(rim::engine_report)?, engine.rates()).await?;
     let configured = env::var(POSTGRES_PASSWORD).ok().map(Secret::new);
     let password = Password::load_or_create(&place.data_dir, configured, rim::random()).map_err(rim::report)?;
     let options = postgres::Options::new(

@@ -10,6 +10,7 @@ mod checkpoint;
 mod decode;
 mod history;
 mod moments;
+mod rates;
 mod readers;
 mod rebuild;
 mod recovery;
@@ -36,6 +37,7 @@ use tokio::{sync::watch, time::Instant};
 pub use self::{
     alerts::EXPANSIONS,
     history::{Question, history_tables},
+    rates::committed_rates,
     readers::committed_tables,
     rebuild::{Currency, Rebuilt, rebuild},
     recovery::relations,
@@ -51,13 +53,18 @@ use self::{
 };
 use crate::{
     act,
-    ledger::{Arrival, Ledger, Rules, rows::Delta},
+    ledger::{
+        Arrival, Ledger, Rules,
+        fx::FxRate,
+        rows::{Change, Delta},
+    },
     log::{self, EventLog, Record},
     serve::UserTable,
     sink,
     stream::{
         self,
         checkpoint::Checkpoints,
+        conversion::SharedRates,
         file::PipelineFile,
         pipeline::{Pipeline, RowDelta},
     },
@@ -252,6 +259,7 @@ pub struct Engine {
     store: Store,
     commits: sink::delta::DeltaTable,
     ledger: Ledger,
+    rates: SharedRates,
     pipelines: Vec<Running>,
     scorer: Scorer,
     alerts: Option<act::Handle>,
@@ -286,6 +294,12 @@ impl Engine {
             watermark: Arc::clone(&self.watermark_now),
         };
         with_is_final(self.store.user_tables(), &finality)
+    }
+
+    /// The rates of exchange, as they are now and will be.
+    #[must_use]
+    pub fn rates(&self) -> SharedRates {
+        self.rates.clone()
     }
 
     /// What the readers of Stripe's objects did not know since the start, and how often, most frequent first.
@@ -385,7 +399,7 @@ impl Engine {
         let all = self.options.workshop.is_some();
         let live = !all && self.progress.lag == 0 && records.len() <= MAX_RECORDS_OF_A_LIVE_EPOCH;
         self.ledger.set_folding(live);
-        let (decoded, delta) = tokio::task::block_in_place(|| -> Result<_, Error> {
+        let (decoded, delta, rates) = tokio::task::block_in_place(|| -> Result<_, Error> {
             let decoded = decode(&records, &self.options.account, &mut self.unknown)?;
             let arrivals: Vec<Arrival<'_>> = records
                 .iter()
@@ -395,11 +409,12 @@ impl Engine {
                     Decoded::Rejected(_) => None,
                 })
                 .collect();
+            let rates = rates::learn(&self.rates, &arrivals);
             let delta = if all { moments::apply(&mut self.ledger, arrivals)? } else { self.ledger.apply(&arrivals)? };
-            Ok((decoded, delta))
+            Ok((decoded, delta, rates))
         })?;
         self.archive(&records, &decoded).await?;
-        let changed = self.publish_ledger(delta).await?;
+        let changed = self.publish_ledger(delta, &rates).await?;
         self.advance_pipelines(changed).await?;
         self.note_watermark();
         self.progress.records += records.len() as u64;
@@ -430,7 +445,9 @@ impl Engine {
         for (record, decoded) in records.iter().zip(decoded) {
             match decoded {
                 Decoded::Event(event) => {
-                    self.watermark.observe(record.partition, event.created, record.appended_at);
+                    if event.moves_clock() {
+                        self.watermark.observe(record.partition, event.created, record.appended_at);
+                    }
                     archived.push(rows::ArchivedEvent {
                         scope: &event.scope,
                         partition: record.partition,
@@ -459,7 +476,11 @@ impl Engine {
     }
 
     /// Publishes what the ledger said, and returns it as changes of relations.
-    async fn publish_ledger(&mut self, delta: Delta) -> Result<BTreeMap<String, RowDelta>, Error> {
+    async fn publish_ledger(
+        &mut self,
+        delta: Delta,
+        rates: &[Change<FxRate>],
+    ) -> Result<BTreeMap<String, RowDelta>, Error> {
         self.progress.duplicates += delta.duplicates;
         self.progress.late += delta.late.len() as u64;
         let mut changed = BTreeMap::new();
@@ -479,18 +500,24 @@ impl Engine {
                 changed.insert(table.to_owned(), RowDelta { removed, added: rows });
             }
         }
-        let movements = RowDelta {
-            removed: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.before.as_ref()))?,
-            added: rows::mrr_movements(delta.movements.iter().filter_map(|change| change.after.as_ref()))?,
-        };
-        let scheduled = RowDelta {
-            removed: rows::scheduled_mrr(delta.scheduled.iter().filter_map(|change| change.before.as_ref()))?,
-            added: rows::scheduled_mrr(delta.scheduled.iter().filter_map(|change| change.after.as_ref()))?,
-        };
+        let movements = keyed(&delta.movements, |rows| rows::mrr_movements(rows.iter().copied()))?;
+        let scheduled = keyed(&delta.scheduled, |rows| rows::scheduled_mrr(rows.iter().copied()))?;
+        let products = keyed(&delta.products, rows::products)?;
+        let prices = keyed(&delta.prices, rows::prices)?;
+        let coupons = keyed(&delta.coupons, rows::coupons)?;
+        let rates = keyed(rates, rows::fx_rates)?;
         let clock: Vec<(Scope, EventTime, EventTime)> = self.ledger.clock().collect();
         let clock = rows::log_clock(&clock)?;
         let clock_change = RowDelta { removed: self.log_clock.clone(), added: clock.clone() };
-        for (table, delta) in [("mrr_movements", movements), ("scheduled_mrr", scheduled), (CLOCK, clock_change)] {
+        for (table, delta) in [
+            ("mrr_movements", movements),
+            ("scheduled_mrr", scheduled),
+            ("products", products),
+            ("prices", prices),
+            ("coupons", coupons),
+            (rates::FX_RATES, rates),
+            (CLOCK, clock_change),
+        ] {
             if !delta.is_empty() && delta.removed != delta.added {
                 self.change(table, &delta)?;
                 changed.insert(table.to_owned(), delta);
@@ -569,6 +596,16 @@ impl Engine {
             self.watermark_now.fetch_max(watermark.micros(), Ordering::Relaxed);
         }
     }
+}
+
+/// Changes of a keyed table as rows.
+fn keyed<T>(
+    changes: &[Change<T>],
+    rows: impl Fn(&[&T]) -> Result<RecordBatch, tables::Error>,
+) -> Result<RowDelta, Error> {
+    let before: Vec<&T> = changes.iter().filter_map(|change| change.before.as_ref()).collect();
+    let after: Vec<&T> = changes.iter().filter_map(|change| change.after.as_ref()).collect();
+    Ok(RowDelta { removed: rows(&before)?, added: rows(&after)? })
 }
 
 /// A duration as tables count time.

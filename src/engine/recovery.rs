@@ -17,7 +17,7 @@ use super::{
     CHECKPOINT_DIR, CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts,
     Progress, Running, SCORES, Scorer, TABLE_DIR, Watermark,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
-    collect_one,
+    collect_one, rates,
     store::{Definition, Store},
     swap,
 };
@@ -29,6 +29,7 @@ use crate::{
     stream::{
         self, Relation,
         checkpoint::{Checkpoints, Manifest},
+        conversion::SharedRates,
         graph::plan_all,
         pipeline::{Pipeline, RowDelta, difference},
     },
@@ -148,6 +149,7 @@ impl Engine {
             store,
             commits,
             ledger,
+            rates: SharedRates::default(),
             pipelines: pipelines.into_iter().map(|pipeline| Running { pipeline, failed: false }).collect(),
             scorer: Scorer::new(&options.data_dir),
             alerts: None,
@@ -165,6 +167,8 @@ impl Engine {
             options,
         };
         engine.apply_newest().await?;
+        let known = rates::load(&engine.content(rates::FX_RATES).await?)?;
+        engine.rates.change(|rates| *rates = known);
         engine.restore_pipelines(&stale).await?;
         engine.restore_scores().await?;
         // Not before the directory is this engine's: another one may be sending the same alerts.

@@ -1,23 +1,35 @@
 //! What is known of prices, products, coupons and discounts, and who waits for what is not.
 //!
 //! Amounts and tiers of a price and the terms of a coupon never change in Stripe, so they hold for all time from their
-//! first knowledge on; a body that lacks a part never erases it, and a second, different value is refused and
-//! reported. Only `currency_options` have dates, because they can change. The catalogue also keeps the clock of each
+//! first knowledge on, and a body that lacks a part never erases it. A second, different value is reported. It replaces
+//! the first only when it comes from a better source: an event before a snapshot of the API before a file, and of two
+//! files the later one; those who rest on it are then worked out again. Only `currency_options` have dates, because
+//! they can change; names and whether a thing is on sale are as last told. The catalogue also keeps the clock of each
 //! scope and the instants at which a discount will end without an event.
+
+mod origin;
+mod price;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::content::full_discount_key;
+use super::{
+    content::full_discount_key,
+    listing::{CouponRow, ProductRow},
+    rows::{Change, Delta},
+};
 use crate::{
-    money::{Currency, Rational},
     stripe::{
-        ids::{CouponId, CustomerId, DiscountId, PriceId},
-        types::{Coupon, CouponRef, Discount, DiscountRef, Object, Price, Schedule, Subscription},
+        ids::{CouponId, CustomerId, DiscountId, PriceId, ProductId},
+        types::{Coupon, CouponRef, Discount, DiscountRef, Object, Price, Product, Scope, Subscription},
     },
     time::EventTime,
 };
+
+pub(crate) use origin::Telling;
+use origin::{Origin, Said};
+pub(crate) use price::PriceFacts;
 
 /// Something an entity waits for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -37,31 +49,12 @@ impl Need {
     }
 }
 
-/// A thing with the append time of the record that completed it.
+/// A thing with the append time of the record that completed it, and who said it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Known<T> {
     pub(crate) value: T,
     pub(crate) at: EventTime,
-}
-
-/// A price with its options by date.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct PriceFacts {
-    pub(crate) price: Price,
-    /// Unit amounts in other currencies: from when, and how much.
-    options: BTreeMap<Currency, Vec<(EventTime, Rational)>>,
-}
-
-impl PriceFacts {
-    /// The unit amount in `currency`, in its minor units, as it held at `time`.
-    pub(crate) fn unit_amount(&self, currency: Currency, time: EventTime) -> Option<&Rational> {
-        if self.price.currency == Some(currency) {
-            return self.price.unit_amount.as_ref();
-        }
-        let dated = self.options.get(&currency)?;
-        let after = dated.partition_point(|(from, _)| *from <= time);
-        dated.get(after.saturating_sub(1)).map(|(_, amount)| amount)
-    }
+    origin: Origin,
 }
 
 /// A discount: which coupon, and when.
@@ -76,6 +69,7 @@ pub(crate) struct DiscountFacts {
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Shelf {
     prices: HashMap<PriceId, Known<PriceFacts>>,
+    products: HashMap<ProductId, Known<Said<Product>>>,
     coupons: HashMap<CouponId, Known<Coupon>>,
     discounts: HashMap<DiscountId, Known<DiscountFacts>>,
     waiting: BTreeMap<Need, BTreeSet<CustomerId>>,
@@ -85,6 +79,17 @@ pub(crate) struct Shelf {
     timers: BTreeSet<(EventTime, CustomerId)>,
     first_event: Option<EventTime>,
     last_event: EventTime,
+    /// What the current batch changed, as it was before.
+    #[serde(skip)]
+    before: Before,
+}
+
+/// Things as they were before the current batch.
+#[derive(Default)]
+struct Before {
+    prices: BTreeMap<PriceId, Option<Known<PriceFacts>>>,
+    products: BTreeMap<ProductId, Option<Known<Said<Product>>>>,
+    coupons: BTreeMap<CouponId, Option<Known<Coupon>>>,
 }
 
 /// What an event taught.
@@ -94,6 +99,8 @@ pub(crate) struct Lesson {
     pub(crate) learnt: Vec<Need>,
     /// Things that contradict what is known, each the first time.
     pub(crate) conflicts: Vec<Need>,
+    /// Things that were known and are now known otherwise: who rests on them must be worked out again.
+    pub(crate) revised: Vec<Need>,
 }
 
 impl Shelf {
@@ -127,37 +134,52 @@ impl Shelf {
         moves
     }
 
-    /// Takes in everything an event's object says about prices, coupons and discounts. True if anything changed.
-    pub(crate) fn learn(&mut self, object: &Object, at: EventTime, created: EventTime, lesson: &mut Lesson) -> bool {
+    /// Takes in everything an event's object says about prices, products, coupons and discounts. True if anything
+    /// changed.
+    pub(crate) fn learn(&mut self, object: &Object, telling: &Telling, lesson: &mut Lesson) -> bool {
         match object {
-            Object::Subscription(subscription) => self.learn_subscription(subscription, at, created, lesson),
-            Object::Customer(customer) => self.learn_discounts(&customer.discounts, at, lesson),
-            Object::Price(price) => self.learn_price(price, at, created, lesson),
-            Object::Coupon(coupon) => self.learn_coupon(coupon, at, lesson),
-            Object::Discount(discount) => self.learn_discount(discount, at, lesson),
+            Object::Subscription(subscription) => self.learn_subscription(subscription, telling, lesson),
+            Object::Customer(customer) => self.learn_discounts(&customer.discounts, telling, lesson),
+            Object::Price(price) => self.learn_price(price, telling, lesson),
+            Object::Product(product) => self.learn_product(product, telling),
+            Object::Coupon(coupon) => self.learn_coupon(coupon, telling, lesson),
+            Object::Discount(discount) => self.learn_discount(discount, telling, lesson),
+            Object::PromotionCode(code) => self.learn_coupon_ref(code.coupon.as_ref(), telling, lesson),
             Object::Invoice(invoice) => {
-                let prices = invoice.lines.iter().filter_map(|line| line.price_body.as_deref());
-                prices.fold(false, |changed, price| self.learn_price(price, at, created, lesson) || changed)
+                let bodies = invoice.lines.iter().filter_map(|line| line.price_body.as_deref());
+                self.learn_prices(bodies, telling, lesson)
             }
-            Object::Schedule(schedule) => self.learn_schedule(schedule, at, created, lesson),
+            Object::Schedule(schedule) => {
+                let items = schedule.phases.iter().flat_map(|phase| &phase.items);
+                let mut changed = self.learn_prices(items.map(|item| &item.price), telling, lesson);
+                for phase in &schedule.phases {
+                    let of_items = phase.items.iter().flat_map(|item| &item.discounts);
+                    for discount in phase.discounts.iter().chain(of_items) {
+                        changed |= self.learn_coupon_ref(discount.coupon.as_ref(), telling, lesson);
+                    }
+                }
+                changed
+            }
             _ => false,
         }
     }
 
-    fn learn_schedule(&mut self, schedule: &Schedule, at: EventTime, created: EventTime, lesson: &mut Lesson) -> bool {
-        let mut changed = false;
-        for phase in &schedule.phases {
-            for item in &phase.items {
-                changed |= self.learn_price(&item.price, at, created, lesson);
-            }
-            let of_items = phase.items.iter().flat_map(|item| &item.discounts);
-            for discount in of_items.chain(&phase.discounts) {
-                if let Some(CouponRef::Full(coupon)) = &discount.coupon {
-                    changed |= self.learn_coupon(coupon, at, lesson);
-                }
-            }
+    /// Prices in the body of something else, whose end is not theirs.
+    fn learn_prices<'a>(
+        &mut self,
+        prices: impl Iterator<Item = &'a Price>,
+        telling: &Telling,
+        lesson: &mut Lesson,
+    ) -> bool {
+        let telling = &Telling { ends: false, ..*telling };
+        prices.fold(false, |changed, price| self.learn_price(price, telling, lesson) | changed)
+    }
+
+    fn learn_coupon_ref(&mut self, coupon: Option<&CouponRef>, telling: &Telling, lesson: &mut Lesson) -> bool {
+        match coupon {
+            Some(CouponRef::Full(coupon)) => self.learn_coupon(coupon, telling, lesson),
+            _ => false,
         }
-        changed
     }
 
     /// Takes in what the object before an event says beyond the object itself.
@@ -165,151 +187,202 @@ impl Shelf {
         &mut self,
         before: &Object,
         now: &Object,
-        at: EventTime,
-        created: EventTime,
+        telling: &Telling,
         lesson: &mut Lesson,
     ) -> bool {
         let (Object::Subscription(before), Object::Subscription(now)) = (before, now) else {
             return false;
         };
-        let mut changed = self.learn_discounts(&before.discounts, at, lesson);
+        let mut changed = self.learn_discounts(&before.discounts, telling, lesson);
         for item in &before.items {
             if !now.items.iter().any(|other| other.price.id == item.price.id) {
-                changed |= self.learn_price(&item.price, at, created, lesson);
+                changed |= self.learn_price(&item.price, telling, lesson);
             }
-            changed |= self.learn_discounts(&item.discounts, at, lesson);
+            changed |= self.learn_discounts(&item.discounts, telling, lesson);
         }
         changed
     }
 
-    fn learn_subscription(
-        &mut self,
-        subscription: &Subscription,
-        at: EventTime,
-        created: EventTime,
-        lesson: &mut Lesson,
-    ) -> bool {
-        let mut changed = self.learn_discounts(&subscription.discounts, at, lesson);
+    fn learn_subscription(&mut self, subscription: &Subscription, telling: &Telling, lesson: &mut Lesson) -> bool {
+        let mut changed = self.learn_discounts(&subscription.discounts, telling, lesson);
+        changed |= self.learn_prices(subscription.items.iter().map(|item| &item.price), telling, lesson);
         for item in &subscription.items {
-            changed |= self.learn_price(&item.price, at, created, lesson);
-            changed |= self.learn_discounts(&item.discounts, at, lesson);
+            changed |= self.learn_discounts(&item.discounts, telling, lesson);
         }
         changed
     }
 
-    fn learn_discounts(&mut self, discounts: &[DiscountRef], at: EventTime, lesson: &mut Lesson) -> bool {
+    fn learn_discounts(&mut self, discounts: &[DiscountRef], telling: &Telling, lesson: &mut Lesson) -> bool {
         let mut changed = false;
         for discount in discounts {
             if let DiscountRef::Full(discount) = discount {
-                changed |= self.learn_discount(discount, at, lesson);
+                changed |= self.learn_discount(discount, telling, lesson);
             }
         }
         changed
     }
 
-    fn learn_discount(&mut self, discount: &Discount, at: EventTime, lesson: &mut Lesson) -> bool {
+    fn learn_discount(&mut self, discount: &Discount, telling: &Telling, lesson: &mut Lesson) -> bool {
         let (coupon, mut changed) = match &discount.coupon {
             CouponRef::Id(id) => (id.clone(), false),
-            CouponRef::Full(coupon) => (coupon.id.clone(), self.learn_coupon(coupon, at, lesson)),
+            CouponRef::Full(coupon) => (coupon.id.clone(), self.learn_coupon(coupon, telling, lesson)),
         };
         let key = full_discount_key(discount);
         let facts = DiscountFacts { coupon, start: discount.start, end: discount.end };
+        let Telling { at, origin, .. } = *telling;
         match self.discounts.get_mut(&key) {
             None => {
-                self.discounts.insert(key.clone(), Known { value: facts, at });
+                self.discounts.insert(key.clone(), Known { value: facts, at, origin });
                 lesson.learnt.push(Need::Discount(key));
                 changed = true;
             }
             Some(known) if known.value.coupon != facts.coupon => {
-                changed |= contradict(&mut self.contradicted, Need::Discount(key), lesson);
+                changed |= contradict(&mut self.contradicted, Need::Discount(key.clone()), lesson);
+                if origin.beats(known.origin) {
+                    *known = Known { value: facts, at: known.at.max(at), origin };
+                    lesson.revised.push(Need::Discount(key));
+                    changed = true;
+                }
             }
-            Some(_) => {}
+            Some(known) => changed |= known.origin.confirm(origin),
         }
         changed
     }
 
-    fn learn_coupon(&mut self, coupon: &Coupon, at: EventTime, lesson: &mut Lesson) -> bool {
+    fn learn_coupon(&mut self, coupon: &Coupon, telling: &Telling, lesson: &mut Lesson) -> bool {
         if coupon.percent_off.is_none() && coupon.amount_off.is_none() {
             return false;
         }
+        let Telling { at, origin, .. } = *telling;
+        let need = || Need::Coupon(coupon.id.clone());
         let Some(known) = self.coupons.get_mut(&coupon.id) else {
-            self.coupons.insert(coupon.id.clone(), Known { value: coupon.clone(), at });
-            lesson.learnt.push(Need::Coupon(coupon.id.clone()));
+            self.before.coupons.entry(coupon.id.clone()).or_insert(None);
+            self.coupons.insert(coupon.id.clone(), Known { value: coupon.clone(), at, origin });
+            lesson.learnt.push(need());
             return true;
         };
-        let held = &mut known.value;
-        if held.percent_off != coupon.percent_off || held.amount_off != coupon.amount_off {
-            return contradict(&mut self.contradicted, Need::Coupon(coupon.id.clone()), lesson);
-        }
+        let mut next = known.clone();
+        let held = &mut next.value;
         let mut changed = false;
-        // Expandable parts: absent from most bodies.
-        if held.applies_to.is_empty() && !coupon.applies_to.is_empty() {
-            held.applies_to.clone_from(&coupon.applies_to);
-            changed = true;
-        }
-        for (currency, amount) in &coupon.currency_options {
-            if !held.currency_options.contains_key(currency) {
-                held.currency_options.insert(*currency, amount.clone());
-                changed = true;
+        let mut revised = false;
+        if held.percent_off != coupon.percent_off || held.amount_off != coupon.amount_off {
+            changed = contradict(&mut self.contradicted, need(), lesson);
+            if !origin.beats(known.origin) {
+                return changed;
             }
+            let Coupon { applies_to, currency_options, .. } = std::mem::replace(held, coupon.clone());
+            if held.applies_to.is_empty() {
+                held.applies_to = applies_to;
+            }
+            for (currency, amount) in currency_options {
+                held.currency_options.entry(currency).or_insert(amount);
+            }
+            next.origin = origin;
+            revised = true;
+        } else {
+            // Expandable parts: absent from most bodies.
+            if held.applies_to.is_empty() && !coupon.applies_to.is_empty() {
+                held.applies_to.clone_from(&coupon.applies_to);
+                revised = true;
+            }
+            for (currency, amount) in &coupon.currency_options {
+                if !held.currency_options.contains_key(currency) {
+                    held.currency_options.insert(*currency, amount.clone());
+                    revised = true;
+                }
+            }
+            changed |= next.origin.confirm(origin);
         }
-        if changed {
-            known.at = known.at.max(at);
-            lesson.learnt.push(Need::Coupon(coupon.id.clone()));
+        if revised {
+            next.at = next.at.max(at);
+            lesson.learnt.push(need());
+            lesson.revised.push(need());
         }
-        changed
+        if revised || changed {
+            let before = std::mem::replace(known, next);
+            self.before.coupons.entry(coupon.id.clone()).or_insert(Some(before));
+        }
+        revised || changed
     }
 
-    fn learn_price(&mut self, price: &Price, at: EventTime, created: EventTime, lesson: &mut Lesson) -> bool {
+    fn learn_product(&mut self, product: &Product, telling: &Telling) -> bool {
+        let Telling { at, origin, ends } = *telling;
+        let mut told = product.clone();
+        if ends {
+            told.active = Some(false);
+        }
+        let Some(known) = self.products.get_mut(&product.id) else {
+            self.before.products.entry(product.id.clone()).or_insert(None);
+            let value = Said::of(told, origin);
+            self.products.insert(product.id.clone(), Known { value, at, origin });
+            return true;
+        };
+        // A tombstone has no name; what it was called stays.
+        told.name = told.name.or_else(|| known.value.what.name.clone());
+        told.active = told.active.or(known.value.what.active);
+        let before = known.clone();
+        if !known.value.hear(told, origin, |product| (product.name.clone(), product.active)) {
+            return false;
+        }
+        if known.value.what != before.value.what {
+            known.at = known.at.max(at);
+        }
+        known.origin = known.value.origin;
+        self.before.products.entry(product.id.clone()).or_insert(Some(before));
+        true
+    }
+
+    fn learn_price(&mut self, price: &Price, telling: &Telling, lesson: &mut Lesson) -> bool {
         let says_something = price.unit_amount.is_some() || price.tiers.is_some() || price.interval.is_some();
         if !says_something {
             return false;
         }
+        let Telling { at, origin, .. } = *telling;
+        let need = || Need::Price(price.id.clone());
         let Some(known) = self.prices.get_mut(&price.id) else {
-            let options = price.currency_options.iter();
-            let options = options.map(|(currency, amount)| (*currency, vec![(created, amount.clone())])).collect();
-            let facts = PriceFacts { price: Price { currency_options: BTreeMap::new(), ..price.clone() }, options };
-            self.prices.insert(price.id.clone(), Known { value: facts, at });
-            lesson.learnt.push(Need::Price(price.id.clone()));
+            self.before.prices.entry(price.id.clone()).or_insert(None);
+            let value = PriceFacts::of(price, telling);
+            self.prices.insert(price.id.clone(), Known { value, at, origin });
+            lesson.learnt.push(need());
             return true;
         };
-        let held = &mut known.value;
-        if differs(&held.price.unit_amount, &price.unit_amount)
-            || differs(&held.price.tiers, &price.tiers)
-            || differs(&held.price.currency, &price.currency)
-        {
-            return contradict(&mut self.contradicted, Need::Price(price.id.clone()), lesson);
+        if known.value.knows(price, telling) {
+            return known.value.heard_again(price, telling);
         }
-        let mut changed = fill(&mut held.price.unit_amount, &price.unit_amount);
-        changed |= fill(&mut held.price.tiers, &price.tiers);
-        changed |= fill(&mut held.price.currency, &price.currency);
-        changed |= fill(&mut held.price.tiers_mode, &price.tiers_mode);
-        changed |= fill(&mut held.price.product, &price.product);
-        changed |= fill(&mut held.price.transform_quantity, &price.transform_quantity);
-        changed |= fill(&mut held.price.tax_inclusive, &price.tax_inclusive);
-        if held.price.interval.is_none() && price.interval.is_some() {
-            held.price.interval = price.interval;
-            held.price.interval_count = price.interval_count;
-            held.price.metered = price.metered;
-            changed = true;
+        let before = known.clone();
+        let taken = known.value.take(price, telling);
+        let mut changed = *known != before;
+        if taken.filled || taken.revised {
+            known.at = known.at.max(at);
+            lesson.learnt.push(need());
         }
-        for (currency, amount) in &price.currency_options {
-            let dated = held.options.entry(*currency).or_default();
-            let at = dated.partition_point(|(from, _)| *from <= created);
-            if at.checked_sub(1).and_then(|before| dated.get(before)).is_none_or(|(_, held)| held != amount) {
-                // The same amount known from a later date is only known for longer.
-                match dated.get_mut(at).filter(|(_, held)| held == amount) {
-                    Some(later) => later.0 = created,
-                    None => dated.insert(at, (created, amount.clone())),
-                }
-                changed = true;
-            }
+        if taken.revised {
+            lesson.revised.push(need());
         }
         if changed {
-            known.at = known.at.max(at);
-            lesson.learnt.push(Need::Price(price.id.clone()));
+            self.before.prices.entry(price.id.clone()).or_insert(Some(before));
+        }
+        if taken.contradicted {
+            changed |= contradict(&mut self.contradicted, need(), lesson);
         }
         changed
+    }
+
+    /// The rows that the current batch changed.
+    pub(crate) fn list_changes(&mut self, scope: &Scope, delta: &mut Delta) {
+        let Before { prices, products, coupons } = std::mem::take(&mut self.before);
+        for (id, before) in prices {
+            let row = |known: &Known<PriceFacts>| known.value.row(scope, known.at);
+            push(&mut delta.prices, before.as_ref().map(row), self.prices.get(&id).map(row));
+        }
+        for (id, before) in products {
+            let row = |known: &Known<Said<Product>>| ProductRow::of(scope, known);
+            push(&mut delta.products, before.as_ref().map(row), self.products.get(&id).map(row));
+        }
+        for (id, before) in coupons {
+            let row = |known: &Known<Coupon>| CouponRow::of(scope, known);
+            push(&mut delta.coupons, before.as_ref().map(row), self.coupons.get(&id).map(row));
+        }
     }
 
     /// Notes that `customer` waits for `need`. True if that is new.
@@ -338,6 +411,38 @@ impl Shelf {
     }
 }
 
+impl ProductRow {
+    fn of(scope: &Scope, known: &Known<Said<Product>>) -> Self {
+        let product = &known.value.what;
+        Self {
+            scope: scope.clone(),
+            product_id: product.id.clone(),
+            name: product.name.clone(),
+            active: product.active,
+            provenance: known.value.origin.provenance,
+            known_at: known.at,
+        }
+    }
+}
+
+impl CouponRow {
+    fn of(scope: &Scope, known: &Known<Coupon>) -> Self {
+        Self {
+            scope: scope.clone(),
+            coupon: known.value.clone(),
+            provenance: known.origin.provenance,
+            known_at: known.at,
+        }
+    }
+}
+
+/// Notes a change of a row, if it is one.
+fn push<T: PartialEq>(changes: &mut Vec<Change<T>>, before: Option<T>, after: Option<T>) {
+    if before != after {
+        changes.push(Change { before, after });
+    }
+}
+
 /// Notes a contradiction. True the first time.
 fn contradict(contradicted: &mut BTreeSet<Need>, need: Need, lesson: &mut Lesson) -> bool {
     let first = contradicted.insert(need.clone());
@@ -345,17 +450,4 @@ fn contradict(contradicted: &mut BTreeSet<Need>, need: Need, lesson: &mut Lesson
         lesson.conflicts.push(need);
     }
     first
-}
-
-/// Whether both are known and not equal.
-fn differs<T: PartialEq>(held: &Option<T>, new: &Option<T>) -> bool {
-    matches!((held, new), (Some(held), Some(new)) if held != new)
-}
-
-fn fill<T: Clone>(held: &mut Option<T>, new: &Option<T>) -> bool {
-    let fills = held.is_none() && new.is_some();
-    if fills {
-        held.clone_from(new);
-    }
-    fills
 }

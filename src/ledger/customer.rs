@@ -1,10 +1,13 @@
 //! One customer: its subscriptions, its own discounts, its deletion, its movements and what its payments told.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
     billing::Told,
+    catalogue::Need,
     content::{discount_key, full_discount_key, insert_tight},
     history::{History, Inserted, Snap},
     movements::Movements,
@@ -279,6 +282,16 @@ impl CustomerState {
         for (_, history) in &mut self.subscriptions {
             history.touch_unsettled(now);
         }
+    }
+
+    /// Asks for everything that rests on one of `needs` to be worked out again. True if anything does.
+    pub(crate) fn touch_users(&mut self, needs: &BTreeSet<Need>) -> bool {
+        let discounted = !self.around.discounts.is_empty();
+        let mut any = false;
+        for (_, history) in &mut self.subscriptions {
+            any |= history.touch_users(needs, discounted);
+        }
+        any
     }
 
     /// Works out again what was touched, publishes what changed and folds what is out of reach.

@@ -5,11 +5,12 @@
 //! bounds memory, and it alone decides what is late. While something is still unknown (a price, a discount) the
 //! history does not fold, so that the answer can still be put in its place.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    catalogue::Need,
     content::{self, Content},
     entries::Slot,
     order::{Stage, Trace},
@@ -189,6 +190,25 @@ impl History {
         {
             self.touch(last.time, last.time);
         }
+    }
+
+    /// Asks for everything to be worked out again if it rests on one of `needs`: on a price, or on any discount where
+    /// one of them is a coupon or a discount. True if it does. What has folded stays as it was until a rebuild.
+    pub(crate) fn touch_users(&mut self, needs: &BTreeSet<Need>, discounted: bool) -> bool {
+        let discounts_too = needs.iter().any(|need| !matches!(need, Need::Price(_)));
+        let rests = |content: &Content| {
+            content.items.iter().any(|item| needs.contains(&Need::Price(item.price.clone())))
+                || (discounts_too
+                    && (discounted
+                        || !content.discounts.is_empty()
+                        || content.items.iter().any(|item| !item.discounts.is_empty())))
+        };
+        let steps = self.opening.as_deref().into_iter().chain(&self.steps);
+        let any = steps.filter_map(|step| step.after.valued.content.as_deref()).any(rests);
+        if any {
+            self.touch(EventTime::MIN, EventTime::from_micros(i64::MAX));
+        }
+        any
     }
 
     /// Whether a change at `time` can still be taken in.

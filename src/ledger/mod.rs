@@ -14,13 +14,16 @@ mod content;
 mod customer;
 mod discounts;
 mod entries;
+pub mod fx;
 mod hash;
 mod history;
+pub mod listing;
 mod movements;
 mod order;
 mod parts;
 pub mod recognition;
 mod replay;
+pub mod reporting;
 mod revenue;
 pub mod review;
 pub mod rows;
@@ -31,7 +34,7 @@ mod states;
 mod usage;
 mod valuation;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
 pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
@@ -44,7 +47,7 @@ pub use schedules::{MAX_PHASES, MAX_SCHEDULES};
 pub use usage::{MAX_TOLD_LINES, MAX_WAITING_LINES};
 
 use billing::{Heard, Parked, Payers, payment_ids, payment_key};
-use catalogue::{Lesson, Need, Shelf};
+use catalogue::{Lesson, Need, Shelf, Telling};
 use customer::CustomerState;
 use history::Inserted;
 use parts::Memo;
@@ -176,6 +179,7 @@ impl Ledger {
     /// Gives back the refunds and disputes whose payer is now known.
     fn learn<'a>(&mut self, batch: &[Arrival<'a>], touched: &mut Touched<'a>, delta: &mut Delta) -> Vec<Parked> {
         let mut waited = Vec::new();
+        let mut revised: BTreeMap<&Scope, (BTreeSet<Need>, EventTime)> = BTreeMap::new();
         for &Arrival { event, appended_at } in batch {
             if !self.shelves.contains_key(&event.scope) {
                 self.shelves.insert(event.scope.clone(), Shelf::default());
@@ -183,22 +187,27 @@ impl Ledger {
             let Some(shelf) = self.shelves.get_mut(&event.scope) else {
                 continue;
             };
-            self.catalogue_dirty |= shelf.tick(event.created);
-            let mut lesson = Lesson::default();
-            if shelf.learn(&event.object, appended_at, event.created, &mut lesson) {
-                self.catalogue_dirty = true;
-                self.memo.clear();
+            if event.moves_clock() {
+                self.catalogue_dirty |= shelf.tick(event.created);
             }
-            if let Some(before) = &event.before
-                && shelf.learn_before(before, &event.object, appended_at, event.created, &mut lesson)
-            {
-                self.catalogue_dirty = true;
+            let telling = Telling::of(event, appended_at);
+            let mut lesson = Lesson::default();
+            self.catalogue_dirty |= shelf.learn(&event.object, &telling, &mut lesson);
+            if let Some(before) = &event.before {
+                self.catalogue_dirty |= shelf.learn_before(before, &event.object, &telling, &mut lesson);
+            }
+            if !lesson.learnt.is_empty() || !lesson.revised.is_empty() {
                 self.memo.clear();
             }
             for need in &lesson.learnt {
                 for customer in shelf.wake(need) {
                     self.buckets.touch(touched, &event.scope, &customer, appended_at);
                 }
+            }
+            for need in lesson.revised {
+                let (needs, newest) = revised.entry(&event.scope).or_insert_with(|| (BTreeSet::new(), appended_at));
+                needs.insert(need);
+                *newest = (*newest).max(appended_at);
             }
             for need in lesson.conflicts {
                 delta.gaps.push(gap(event, appended_at, None, conflict(&need), need.object_id()));
@@ -213,6 +222,12 @@ impl Ledger {
                     }
                 }
             }
+        }
+        for (scope, shelf) in &mut self.shelves {
+            shelf.list_changes(scope, delta);
+        }
+        for (scope, (needs, appended_at)) in revised {
+            self.buckets.touch_users(touched, scope, &needs, appended_at);
         }
         waited
     }
@@ -388,6 +403,30 @@ impl Buckets {
         if self.of(scope, customer).customer(scope, customer).touch(appended_at) {
             touched.push((scope, customer.clone()));
         }
+    }
+}
+
+impl Buckets {
+    /// Notes that a batch concerns everybody whose history rests on one of `needs`. It looks at every customer, which
+    /// is why it is only done for what was known and turns out otherwise: a fact of Stripe's that a file had wrong.
+    fn touch_users<'a>(
+        &mut self,
+        touched: &mut Touched<'a>,
+        scope: &'a Scope,
+        needs: &BTreeSet<Need>,
+        appended_at: EventTime,
+    ) {
+        let mut users = Vec::new();
+        for bucket in &mut self.0 {
+            for (id, customer) in bucket.customers.get_mut(scope).into_iter().flatten() {
+                if customer.touch_users(needs) && customer.touch(appended_at) {
+                    users.push((scope, id.clone()));
+                }
+            }
+        }
+        // Rows are written in the same order in every process.
+        users.sort_unstable();
+        touched.append(&mut users);
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::listing::{CouponRow, PriceRow, ProductRow};
 use crate::{
     money::{Amount, Currency, PeriodAmount, Rational},
     stripe::{
@@ -362,6 +363,9 @@ pub struct Delta {
     pub billing_events: Vec<BillingEvent>,
     pub gaps: Vec<LedgerGap>,
     pub late: Vec<LateEvent>,
+    pub products: Vec<Change<ProductRow>>,
+    pub prices: Vec<Change<PriceRow>>,
+    pub coupons: Vec<Change<CouponRow>>,
     pub metered_usage: Vec<MeteredUsage>,
     pub scheduled: Vec<Change<ScheduledPhase>>,
     pub recognised: Vec<RecognisedRevenue>,

@@ -9,6 +9,7 @@ mod comments;
 pub mod lazy;
 pub mod password;
 pub mod postgres;
+pub mod reporting;
 mod scan;
 pub mod view;
 pub mod views;

@@ -21,6 +21,7 @@ use datafusion::{
 };
 
 use super::{
+    conversion,
     leaf::{Cell, CellTable},
     partition::partition_keys,
 };
@@ -392,6 +393,11 @@ fn refuse_unstable(plan: &LogicalPlan) -> Result<(), Refusal> {
         })
     })?;
     match unstable {
+        Some(name) if name == conversion::NAME => refuse(
+            format!("the value of `{name}` changes whenever rates are loaded"),
+            &name,
+            "keep the currency, and convert when reading: SELECT to_currency(closing, currency, 'eur', day) FROM …",
+        ),
         Some(name) => refuse(
             format!("`{name}` gives another value on every run"),
             &name,

@@ -7,6 +7,7 @@ pub mod batch;
 pub mod calendar;
 pub mod checkpoint;
 mod class;
+pub mod conversion;
 pub mod currency;
 pub mod file;
 pub mod graph;

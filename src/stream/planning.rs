@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     class::{Class, Refusal, Relation},
+    conversion::SharedRates,
     file::{FileError, Mode, PipelineFile},
 };
 use crate::tables;
@@ -30,6 +31,8 @@ pub(super) fn context() -> SessionContext {
     for function in super::functions() {
         context.register_udf(function);
     }
+    // Known, so that it is refused with a reason.
+    context.register_udf(super::conversion::to_currency(SharedRates::default(), 0));
     context
 }
 

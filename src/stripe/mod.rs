@@ -1,5 +1,5 @@
 //! Everything that knows Stripe's JSON: the event envelope, one reader an object that accepts old and new shapes,
-//! redaction, the door into the log, and webhook signatures.
+//! redaction, the door into the log, webhook signatures, and our own records, which take the same shape.
 //!
 //! It promises that one odd, missing or unknown field never loses an event, that amounts are read exactly, and
 //! that nothing personal passes [`admission`]. What the events mean for revenue is the ledger's business.
@@ -8,6 +8,7 @@ pub mod admission;
 pub mod counts;
 pub mod envelope;
 pub mod ids;
+pub mod own;
 pub mod read;
 pub mod redaction;
 pub mod signature;
@@ -49,6 +50,9 @@ pub enum Error {
         /// The field's path.
         field: &'static str,
     },
+    /// An event where an object of the API belongs.
+    #[error("this is an event, not an object as Stripe's API gives it; ingest events without --snapshot")]
+    AnEvent,
     /// Larger than a record of the log may be.
     #[error("the body has {bytes} bytes, more than the limit of {limit}; it was not stored")]
     TooLarge {
@@ -70,6 +74,7 @@ impl Error {
             Self::NotJson { .. } => "not_json",
             Self::NotAnEvent => "not_an_event",
             Self::ThinEvent => "thin_event",
+            Self::AnEvent => "an_event",
             Self::Missing { object: "event", .. } => "event_incomplete",
             Self::Missing { .. } => "object_incomplete",
             Self::TooLarge { .. } => "too_large",

@@ -5,12 +5,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{
     AccountId, ChargeId, CouponId, CustomerId, DiscountId, EventId, InvoiceId, PriceId, ProductId, SubscriptionId,
     SubscriptionItemId,
 };
+use super::own;
 use crate::{
     money::{Currency, Rational},
     time::EventTime,
@@ -42,7 +44,51 @@ pub struct Event {
     pub before: Option<Box<Object>>,
 }
 
+/// Who says what a record of the log says; the better source is the greater one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Provenance {
+    /// A file that somebody wrote by hand.
+    File,
+    /// Stripe's API, asked at some time.
+    Snapshot,
+    /// Stripe's event.
+    Event,
+}
+
+impl Provenance {
+    /// The word in tables.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Snapshot => "snapshot",
+            Self::Event => "event",
+        }
+    }
+}
+
 impl Event {
+    /// Who says it: Stripe, unless the record is one of our own ([`super::own`]).
+    #[must_use]
+    pub fn provenance(&self) -> Provenance {
+        match &*self.kind {
+            own::SNAPSHOT => Provenance::Snapshot,
+            own::FILE | own::FX_RATES => Provenance::File,
+            _ => Provenance::Event,
+        }
+    }
+
+    /// Whether the log reaches as far as this: by what happened, and by what subscriptions and customers were seen to
+    /// be. A price list or rates of exchange say nothing of what happened until then.
+    #[must_use]
+    pub fn moves_clock(&self) -> bool {
+        match self.provenance() {
+            Provenance::Event => true,
+            Provenance::Snapshot => matches!(self.object, Object::Subscription(_) | Object::Customer(_)),
+            Provenance::File => false,
+        }
+    }
+
     /// Whether the event is the first of its object's life (`*.created`).
     #[must_use]
     pub fn is_creation(&self) -> bool {
@@ -81,6 +127,10 @@ pub enum Object {
     Coupon(Coupon),
     /// A discount: a coupon applied to a customer or a subscription.
     Discount(Box<Discount>),
+    /// A promotion code: what customers type for a coupon.
+    PromotionCode(Box<PromotionCode>),
+    /// Rates of exchange of one day: a record of our own.
+    FxRates(Box<FxDay>),
     /// A credit note.
     CreditNote(Box<CreditNote>),
     /// A payment of an invoice, where invoices and payments are linked by objects of their own.
@@ -306,6 +356,10 @@ pub struct Price {
     pub tax_inclusive: Option<bool>,
     /// Unit amounts in other currencies, in their minor units.
     pub currency_options: BTreeMap<Currency, Rational>,
+    /// Whether it can be bought.
+    pub active: Option<bool>,
+    /// The merchant's name for it.
+    pub nickname: Option<String>,
 }
 
 /// How the tiers of a price are applied.
@@ -417,6 +471,30 @@ pub struct Coupon {
     pub applies_to: Vec<ProductId>,
     /// Amounts off in other currencies, in their minor units.
     pub currency_options: BTreeMap<Currency, Rational>,
+}
+
+/// A promotion code.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PromotionCode {
+    /// `promo_…`
+    pub id: String,
+    /// The coupon it stands for (`coupon`, later `promotion.coupon`).
+    pub coupon: Option<CouponRef>,
+    /// Whether it can be used.
+    pub active: Option<bool>,
+}
+
+/// Rates of exchange of one day, from one source.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FxDay {
+    /// The day.
+    pub day: NaiveDate,
+    /// What the rates are for one unit of.
+    pub base: Currency,
+    /// Who published them, such as `ecb`.
+    pub source: String,
+    /// Units of each currency for one unit of `base`.
+    pub rates: BTreeMap<Currency, Rational>,
 }
 
 /// An invoice.

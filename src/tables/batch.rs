@@ -66,6 +66,7 @@ impl Column {
             (Self::Text(b), Cell::Text(v)) => b.append_value(v),
             (Self::Text(b), Cell::Null) => b.append_null(),
             (Self::Boolean(b), Cell::Boolean(v)) => b.append_value(v),
+            (Self::Boolean(b), Cell::Null) => b.append_null(),
             (Self::Bigint(b), Cell::Bigint(v)) => b.append_value(v),
             (Self::Bigint(b), Cell::Null) => b.append_null(),
             (Self::Double(b), Cell::Double(v)) => b.append_value(v),

@@ -54,6 +54,8 @@ pub enum Source {
     Engine,
     /// The pipeline of the same name.
     Pipeline,
+    /// Nobody: it is worked out when it is read.
+    View,
 }
 
 /// One table of the contract.

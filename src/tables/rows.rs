@@ -11,12 +11,19 @@ use super::{
     get,
 };
 use crate::{
-    ledger::rows::{
-        BillingEvent, ItemDiscount, ItemState, LateEvent, LedgerEntry, LedgerGap, MeteredUsage, Movement, OutlookEntry,
-        RecognisedRevenue, ScheduledPhase,
+    ledger::{
+        fx::FxRate,
+        listing::{CouponRow, PriceRow, ProductRow},
+        rows::{
+            BillingEvent, ItemDiscount, ItemState, LateEvent, LedgerEntry, LedgerGap, MeteredUsage, Movement,
+            OutlookEntry, RecognisedRevenue, ScheduledPhase,
+        },
     },
     money::{Rational, exact_text, round_half_even},
-    stripe::{ids::EventId, types::Scope},
+    stripe::{
+        ids::EventId,
+        types::{CouponDuration, Scope, TiersMode},
+    },
     time::EventTime,
 };
 
@@ -291,6 +298,112 @@ pub fn ledger_gaps(rows: &[LedgerGap]) -> Result<RecordBatch, Error> {
     })
 }
 
+/// `products`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn products(rows: &[&ProductRow]) -> Result<RecordBatch, Error> {
+    build("products", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            r.product_id.as_str().into(),
+            r.name.as_deref().into(),
+            r.active.into(),
+            r.provenance.as_str().into(),
+            r.known_at.into(),
+        ])
+    })
+}
+
+/// `prices`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn prices(rows: &[&PriceRow]) -> Result<RecordBatch, Error> {
+    build("prices", rows, |b, r| {
+        let price = &r.price;
+        let (tiers, options) = (r.tiers_json(), r.options_json());
+        let tiered = price.tiers_mode.is_some() || price.tiers.is_some();
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            price.id.as_str().into(),
+            price.product.as_ref().map(|id| id.as_str()).into(),
+            price.nickname.as_deref().into(),
+            price.active.into(),
+            price.currency.as_ref().map(|c| c.as_str()).into(),
+            exact(price.unit_amount.as_ref()),
+            if tiered { "tiered" } else { "per_unit" }.into(),
+            price.interval.map(|i| i.as_str()).into(),
+            i64::from(price.interval_count).into(),
+            if price.metered { "metered" } else { "licensed" }.into(),
+            price
+                .tiers_mode
+                .map(|mode| match mode {
+                    TiersMode::Graduated => "graduated",
+                    TiersMode::Volume => "volume",
+                })
+                .into(),
+            tiers.as_deref().into(),
+            price.transform_quantity.and_then(|packages| i64::try_from(packages.divide_by).ok()).into(),
+            price.transform_quantity.map(|packages| if packages.round_up { "up" } else { "down" }).into(),
+            price.tax_inclusive.map(|inclusive| if inclusive { "inclusive" } else { "exclusive" }).into(),
+            options.as_deref().into(),
+            r.provenance.as_str().into(),
+            r.known_at.into(),
+        ])
+    })
+}
+
+/// `coupons`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn coupons(rows: &[&CouponRow]) -> Result<RecordBatch, Error> {
+    build("coupons", rows, |b, r| {
+        let coupon = &r.coupon;
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            coupon.id.as_str().into(),
+            exact(coupon.percent_off.as_ref()),
+            exact(coupon.amount_off.as_ref()),
+            coupon.currency.as_ref().map(|c| c.as_str()).into(),
+            match &coupon.duration {
+                CouponDuration::Forever => "forever",
+                CouponDuration::Repeating => "repeating",
+                CouponDuration::Once => "once",
+                CouponDuration::Other(word) => word.as_str(),
+            }
+            .into(),
+            coupon.duration_in_months.map(i64::from).into(),
+            Cell::Texts(coupon.applies_to.iter().map(|id| id.as_str()).collect()),
+            r.provenance.as_str().into(),
+            r.known_at.into(),
+        ])
+    })
+}
+
+/// `fx_rates`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn fx_rates(rows: &[&FxRate]) -> Result<RecordBatch, Error> {
+    build("fx_rates", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            Cell::Date(r.day),
+            r.currency.as_str().into(),
+            Cell::Decimal(r.rate),
+            r.base.as_str().into(),
+            (&*r.source).into(),
+            r.known_at.into(),
+        ])
+    })
+}
+
 /// `metered_usage`
 ///
 /// # Errors
@@ -434,6 +547,12 @@ fn quantity(value: &Rational) -> Result<Cell<'static>, Error> {
         .to_i128()
         .map(Cell::Decimal)
         .ok_or_else(|| Error::Type("a quantity is beyond decimal(38,12)".to_owned()))
+}
+
+/// A value of Stripe's with twelve places; nothing where it is beyond `decimal(38,12)`, which no real one is.
+fn exact(value: Option<&Rational>) -> Cell<'static> {
+    let scaled = value.and_then(|value| round_half_even(&(value * BigInt::from(QUANTITY_UNIT))).to_i128());
+    scaled.filter(|scaled| scaled.unsigned_abs() < 10_u128.pow(38)).map_or(Cell::Null, Cell::Decimal)
 }
 
 /// A discount in `item_states.discounts`.

@@ -4,6 +4,7 @@
 
 mod book;
 mod cases;
+mod catalogue;
 mod life;
 mod money_events;
 mod properties;

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::stripe::{
     Error, UnknownCounts,
-    types::{Coupon, CouponDuration, CouponRef, Discount, DiscountRef},
+    types::{Coupon, CouponDuration, CouponRef, Discount, DiscountRef, PromotionCode},
 };
 
 #[derive(Clone, Debug, Deserialize)]
@@ -67,6 +67,43 @@ pub(super) struct RawDiscount<'a> {
 struct RawSource<'a> {
     #[serde(borrow, default)]
     coupon: Ref<'a, RawCoupon<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawPromotionCode<'a> {
+    #[serde(borrow, default)]
+    id: Scalar<'a>,
+    #[serde(borrow, default)]
+    active: Scalar<'a>,
+    #[serde(borrow, default)]
+    coupon: Ref<'a, RawCoupon<'a>>,
+    #[serde(borrow, default)]
+    promotion: Maybe<RawSource<'a>>,
+}
+
+/// Reads a promotion code: its coupon lies beside it, or later in its `promotion`.
+pub(super) fn read_promotion_code(json: &str, unknown: &mut UnknownCounts) -> Result<PromotionCode, Error> {
+    let raw: RawPromotionCode<'_> = parse(json)?;
+    let promotion = raw.promotion.0.map_or(Ref::Absent, |promotion| promotion.coupon);
+    Ok(PromotionCode {
+        id: raw.id.id().ok_or(missing("promotion_code", "id"))?,
+        coupon: read_either(raw.coupon, promotion, unknown),
+        active: raw.active.bool(),
+    })
+}
+
+/// What two places say of a coupon: a whole one before an id.
+fn read_either<'a>(
+    one: Ref<'a, RawCoupon<'a>>,
+    other: Ref<'a, RawCoupon<'a>>,
+    unknown: &mut UnknownCounts,
+) -> Option<CouponRef> {
+    let better = match (one, other) {
+        (full @ Ref::Full(_), _) | (_, full @ Ref::Full(_)) => full,
+        (Ref::Absent, other) => other,
+        (id, _) => id,
+    };
+    read_coupon_ref(better, unknown)
 }
 
 /// Reads a coupon of its own.
@@ -136,11 +173,7 @@ fn read_ref(entry: Ref<'_, RawDiscount<'_>>, unknown: &mut UnknownCounts) -> Opt
 impl RawDiscount<'_> {
     fn read(self, unknown: &mut UnknownCounts) -> Option<Discount> {
         let source = self.source.0.map_or(Ref::Absent, |source| source.coupon);
-        let coupon = match (self.coupon, source) {
-            (Ref::Full(coupon), _) | (_, Ref::Full(coupon)) => CouponRef::Full(Box::new(coupon.read(unknown)?)),
-            (Ref::Id(id), _) | (_, Ref::Id(id)) => CouponRef::Id((&*id).into()),
-            (Ref::Absent, Ref::Absent) => return None,
-        };
+        let coupon = read_either(self.coupon, source, unknown)?;
         Some(Discount {
             id: self.id.id(),
             coupon,

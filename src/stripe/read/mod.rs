@@ -7,6 +7,7 @@
 mod credit_note;
 mod customer;
 mod discount;
+mod fx;
 mod invoice;
 pub(crate) mod lenient;
 mod payment;
@@ -24,6 +25,7 @@ use super::{
     counts::UnknownCounts,
     envelope::{Envelope, Head},
     ids::AccountId,
+    own,
     types::{Event, Object},
 };
 
@@ -84,6 +86,8 @@ fn read_object(raw: &RawValue, unknown: &mut UnknownCounts) -> Result<Object, Er
             Some(discount) => Object::Discount(Box::new(discount)),
             None => Object::Other(name.to_owned()),
         },
+        "promotion_code" => Object::PromotionCode(Box::new(discount::read_promotion_code(json, unknown)?)),
+        own::FX_RATES => Object::FxRates(Box::new(fx::read(json, unknown)?)),
         other => {
             unknown.count(&format!("object={other}"));
             Object::Other(other.to_owned())

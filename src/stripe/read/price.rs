@@ -39,6 +39,10 @@ pub(super) struct RawPrice<'a> {
     #[serde(borrow, default)]
     tax_behavior: Scalar<'a>,
     #[serde(borrow, default)]
+    active: Scalar<'a>,
+    #[serde(borrow, default)]
+    nickname: Scalar<'a>,
+    #[serde(borrow, default)]
     currency_options: Pairs<'a, Maybe<RawCurrencyOption<'a>>>,
     // Plans.
     #[serde(borrow, default)]
@@ -139,6 +143,8 @@ fn bare(id: &str) -> Price {
         transform_quantity: None,
         tax_inclusive: None,
         currency_options: std::collections::BTreeMap::new(),
+        active: None,
+        nickname: None,
     }
 }
 
@@ -201,6 +207,8 @@ impl RawPrice<'_> {
                     Some((code.parse().ok()?, amount))
                 })
                 .collect(),
+            active: self.active.bool(),
+            nickname: self.nickname.string().filter(|nickname| !nickname.is_empty()),
             id: self.id.id()?,
         })
     }

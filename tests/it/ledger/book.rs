@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tributary::{
-    ledger::{Arrival, Delta, Ledger, Rules, rows::*},
+    ledger::{Arrival, Delta, Ledger, Rules, listing::*, rows::*},
     money::{Amount, Currency, Rational},
     stripe::{ids::*, types::*},
     time::EventTime,
@@ -48,6 +48,8 @@ pub(crate) fn price(id: &str, unit_minor: i64, interval: Interval, count: u32) -
         transform_quantity: None,
         tax_inclusive: None,
         currency_options: BTreeMap::new(),
+        active: None,
+        nickname: None,
     }
 }
 
@@ -205,6 +207,9 @@ pub(crate) struct Book {
     pub(crate) late: Vec<LateEvent>,
     pub(crate) billing: Vec<BillingEvent>,
     pub(crate) states: Vec<ItemState>,
+    pub(crate) products: BTreeMap<String, ProductRow>,
+    pub(crate) prices: BTreeMap<String, PriceRow>,
+    pub(crate) coupons: BTreeMap<String, CouponRow>,
     pub(crate) usage: Vec<MeteredUsage>,
     pub(crate) scheduled: Vec<ScheduledPhase>,
     pub(crate) recognised: Vec<RecognisedRevenue>,
@@ -227,6 +232,9 @@ impl Book {
             late: Vec::new(),
             billing: Vec::new(),
             states: Vec::new(),
+            products: BTreeMap::new(),
+            prices: BTreeMap::new(),
+            coupons: BTreeMap::new(),
             usage: Vec::new(),
             scheduled: Vec::new(),
             recognised: Vec::new(),
@@ -283,6 +291,9 @@ impl Book {
                 self.movements.insert(id, row);
             }
         }
+        relate(&mut self.products, delta.products, |row| row.product_id.to_string());
+        relate(&mut self.prices, delta.prices, |row| row.price.id.to_string());
+        relate(&mut self.coupons, delta.coupons, |row| row.coupon.id.to_string());
         self.gaps.extend(delta.gaps);
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
@@ -351,6 +362,19 @@ impl Book {
 
     pub(crate) fn reasons(&self) -> Vec<&str> {
         self.gaps.iter().map(|gap| &*gap.reason).collect()
+    }
+}
+
+/// Applies changes to a relation with a key.
+fn relate<T: Clone + PartialEq + std::fmt::Debug>(
+    held: &mut BTreeMap<String, T>,
+    changes: Vec<Change<T>>,
+    key: impl Fn(&T) -> String,
+) {
+    for Change { before, after } in changes {
+        let id = key(before.as_ref().or(after.as_ref()).unwrap());
+        assert_eq!(held.remove(&id), before, "`before` is the row as last published");
+        held.extend(after.map(|after| (id, after)));
     }
 }
 
