@@ -24,7 +24,9 @@ use crate::{
         rules::{MinAmount, Relation, Rule},
         webhook::{self, SigningSecret},
     },
-    ledger::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation},
+    ledger::{
+        BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation, recognition::Method,
+    },
     log::{self, kafka},
     money::{Factor, parse_exact},
     stripe::{admission::Key, ids::AccountId, signature},
@@ -175,11 +177,13 @@ pub struct Revenue {
     pub profile: Profile,
     /// The settings of `custom`.
     pub custom: Option<CustomProfile>,
+    /// How evenly a line of an invoice is recognised over its period: by `millisecond`, `day` or `month`.
+    pub recognition: Method,
 }
 
 impl Default for Revenue {
     fn default() -> Self {
-        Self { profile: Profile::Stripe, custom: None }
+        Self { profile: Profile::Stripe, custom: None, recognition: Method::default() }
     }
 }
 
@@ -260,6 +264,7 @@ impl CustomProfile {
             netting_seconds: self.netting_seconds.unwrap_or(base.netting_seconds),
             logo_churn_denominator: self.logo_churn_denominator.unwrap_or(base.logo_churn_denominator),
             pause_is_logo_churn: self.pause_is_logo_churn.unwrap_or(base.pause_is_logo_churn),
+            recognition: base.recognition,
         })
     }
 }
@@ -396,14 +401,15 @@ impl Config {
     /// # Errors
     /// As [`Self::rules`].
     pub fn rules_of(&self, profile: Profile) -> Result<Rules, Error> {
-        match (profile, &self.revenue.custom) {
-            (Profile::Custom, Some(custom)) => custom.rules(),
+        let rules = match (profile, &self.revenue.custom) {
+            (Profile::Custom, Some(custom)) => custom.rules()?,
             (Profile::Custom, None) => {
                 let problem = "is custom, but there is no section [revenue.custom]".to_owned();
-                Err(value("revenue.profile", problem))
+                return Err(value("revenue.profile", problem));
             }
-            (named, _) => Ok(Rules::of(named)),
-        }
+            (named, _) => Rules::of(named),
+        };
+        Ok(Rules { recognition: self.revenue.recognition, ..rules })
     }
 
     /// The settings that parameters of pipelines can refer to.

@@ -8,6 +8,7 @@ pub mod act;
 pub mod cli;
 pub mod config;
 pub mod engine;
+pub mod explain;
 pub mod gateway;
 pub mod ledger;
 pub mod log;

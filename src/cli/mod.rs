@@ -2,12 +2,16 @@
 //!
 //! Exit codes: 0 it worked · 1 it failed · 2 the arguments were wrong · 3 a check found something.
 
+mod asked;
 mod check;
+mod customer;
 mod demo;
 mod gateway;
 mod ingest;
+mod movement;
 mod output;
 mod query;
+mod rebuild;
 mod rim;
 mod run;
 mod simulate;
@@ -48,6 +52,12 @@ enum Command {
     Gateway(gateway::Arguments),
     /// Run a read-only query over every table
     Query(query::Arguments),
+    /// Tell how a customer's recurring revenue came to be, from the events on
+    Customer(customer::Arguments),
+    /// Tell where a movement comes from: its entries, states and events
+    Movement(movement::Arguments),
+    /// Make every table again from the log and the archive, with late events and changed rules applied
+    Rebuild(rebuild::Arguments),
     /// Check that all pipelines parse, type-check and can be maintained
     Check(check::Arguments),
     /// Say how a pipeline is maintained
@@ -101,6 +111,7 @@ const SHIPPED: [(&str, &str); 24] = [
     ("subscription_item_changes.sql", include_str!("../../pipelines/subscription_item_changes.sql")),
     ("trial_conversion.sql", include_str!("../../pipelines/trial_conversion.sql")),
     ("trials.sql", include_str!("../../pipelines/trials.sql")),
+    ("usage_run_rate.sql", include_str!("../../pipelines/usage_run_rate.sql")),
 ];
 
 /// The directory of pipelines in the working directory.
@@ -138,6 +149,9 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => rim::block_on(run::run(arguments)),
         Command::Gateway(arguments) => rim::block_on(gateway::run(arguments)),
         Command::Query(arguments) => rim::block_on(query::run(arguments)),
+        Command::Customer(arguments) => rim::block_on(customer::run(arguments)),
+        Command::Movement(arguments) => rim::block_on(movement::run(arguments)),
+        Command::Rebuild(arguments) => rim::block_on(rebuild::run(arguments)),
         Command::Check(arguments) => rim::block_on(check::run(arguments)),
         Command::Explain(arguments) => rim::block_on(check::explain(arguments)),
         Command::Train(arguments) => rim::block_on(train::run(arguments)),

@@ -7,6 +7,7 @@ use miette::IntoDiagnostic;
 
 use super::{
     Outcome, Place,
+    asked::{self, Asked},
     output::{self, Output},
     rim, run,
 };
@@ -22,13 +23,16 @@ pub(super) struct Arguments {
     sql: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    asked: Asked,
     /// How rows are written
     #[arg(long, value_enum, default_value = "table")]
     output: Output,
 }
 
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
-    let catalog = catalog(&arguments.place).await?;
+    let Arguments { place, asked, .. } = &arguments;
+    let catalog = if asked.is_history() { asked.catalog(place, None).await? } else { catalog(place).await? };
     let rows = catalog.sql(&arguments.sql).await.map_err(rim::report)?;
     let schema = Arc::clone(rows.schema().inner());
     let batches = rows.collect().await.into_diagnostic()?;
@@ -47,11 +51,7 @@ pub(super) async fn catalog(place: &Place) -> miette::Result<Catalog> {
     let config = place.config()?;
     let tables = tables(place, &config).await?;
     if tables.is_empty() {
-        miette::bail!(
-            help = "run `tributary run --once` on it first",
-            "there are no tables in {}",
-            place.data_dir.display()
-        );
+        return Err(asked::nothing(place));
     }
     run::catalog(&config, tables).await
 }

@@ -68,10 +68,11 @@ pub(super) fn said(progress: &Progress) -> String {
     )
 }
 
-/// Opens the engine of a data directory as configured.
-pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn EventLog>) -> miette::Result<Engine> {
-    let options = Options {
+/// How the engine of a data directory runs as configured.
+pub(super) fn engine_options(config: &Config, place: &Place) -> miette::Result<Options> {
+    Ok(Options {
         data_dir: place.data_dir.clone(),
+        workshop: None,
         account: config.account(),
         rules: config.rules().map_err(rim::report)?,
         pipelines: pipelines(config)?,
@@ -80,7 +81,12 @@ pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn Eve
         zone: config.zone().map_err(rim::report)?,
         allowed_lateness: config.allowed_lateness(),
         checkpoint_interval: Duration::from_secs(config.engine.checkpoint_seconds),
-    };
+    })
+}
+
+/// Opens the engine of a data directory as configured.
+pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn EventLog>) -> miette::Result<Engine> {
+    let options = engine_options(config, place)?;
     let (rules, webhooks) = config.alerts().map_err(rim::report)?;
     if !rules.is_empty() && !options.pipelines.iter().any(|file| file.metadata.name == EXPANSIONS) {
         miette::bail!("[alerts] speak of {EXPANSIONS}, but there is no such pipeline");

@@ -19,7 +19,7 @@ use crate::{
     ledger::{BUCKETS, Ledger, Rules},
     sink::{apply, commits},
     stream::{
-        checkpoint::{BlobRef, Checkpoints, Manifest},
+        checkpoint::{BlobRef, Checkpoints, Manifest, TableWork},
         pipeline::Pipeline,
     },
     stripe::ids::AccountId,
@@ -53,9 +53,18 @@ impl Engine {
                 && manifest.fingerprints == fingerprints
                 && manifest.tables.keys().eq(tables.keys())
         }) && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
-        if idle {
-            return Ok(());
-        }
+        if idle { Ok(()) } else { self.decide(marks, tables).await }
+    }
+
+    /// Takes a checkpoint even if nothing is new.
+    pub(super) async fn decide_checkpoint(&mut self) -> Result<(), Error> {
+        let marks = self.store.marks();
+        let tables = self.store.work(&self.checkpoints).await?;
+        self.decide(marks, tables).await
+    }
+
+    async fn decide(&mut self, marks: BTreeMap<String, u64>, tables: BTreeMap<String, TableWork>) -> Result<(), Error> {
+        let (number, fingerprints) = (self.checkpoints.next_number(), self.fingerprints());
         self.save_state().await?;
         let watermark = self.watermark_now.load(Ordering::Relaxed);
         let manifest = Manifest {

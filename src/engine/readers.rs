@@ -25,7 +25,7 @@ use datafusion::{
     },
 };
 
-use super::{CLOCK, Error, store::user_table};
+use super::{CLOCK, Error, store::user_table, swap};
 use crate::{
     serve::UserTable,
     sink::delta,
@@ -65,11 +65,20 @@ impl Hash for Finality {
 pub(super) fn with_is_final(tables: Vec<UserTable>, finality: &Finality) -> Result<Vec<UserTable>, Error> {
     let clock = tables.iter().find(|table| table.name == CLOCK).map(|table| Arc::clone(&table.provider));
     let Some(clock) = clock else { return Ok(tables) };
+    with_is_final_by(&clock, tables, finality)
+}
+
+/// The same, with the clock of another table.
+pub(super) fn with_is_final_by(
+    clock: &Arc<dyn TableProvider>,
+    tables: Vec<UserTable>,
+    finality: &Finality,
+) -> Result<Vec<UserTable>, Error> {
     tables
         .into_iter()
         .map(|mut table| {
             if tables::get(&table.name).is_ok_and(|contract| contract.has_is_final) {
-                table.provider = final_view(&table.name, table.provider, &clock, finality)?;
+                table.provider = final_view(&table.name, table.provider, clock, finality)?;
                 let comment = "Whether the watermark has passed the end of the day".to_owned();
                 table.column_comments.push((IS_FINAL.to_owned(), comment));
             }
@@ -83,6 +92,9 @@ pub(super) fn with_is_final(tables: Vec<UserTable>, finality: &Finality) -> Resu
 /// # Errors
 /// When the checkpoints or a table cannot be read.
 pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Duration) -> Result<Vec<UserTable>, Error> {
+    if swap::is_unfinished(data_dir) {
+        return Err(Error::RebuildUnfinished);
+    }
     let manifest = checkpoint::peek(&data_dir.join(super::CHECKPOINT_DIR)).await?;
     let root = data_dir.join(super::TABLE_DIR);
     let mut found = Vec::new();

@@ -19,6 +19,7 @@ use super::{
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one,
     store::{Definition, Store},
+    swap,
 };
 use crate::{
     act,
@@ -26,7 +27,7 @@ use crate::{
     log::EventLog,
     sink::{self, apply, commits, delta::DeltaTable},
     stream::{
-        Relation,
+        self, Relation,
         checkpoint::{Checkpoints, Manifest},
         graph::plan_all,
         pipeline::{Pipeline, RowDelta, difference},
@@ -68,7 +69,10 @@ impl Engine {
         let relations = relations()?;
         let files = options.pipelines.clone();
         let pipelines = plan_all(files, &relations, &options.parameters, &options.settings).await?;
-        let checkpoints = Checkpoints::claim(&options.data_dir.join(CHECKPOINT_DIR), nonce).await?;
+        let directory = options.state_dir().join(CHECKPOINT_DIR);
+        let lock = stream::checkpoint::lock(&directory)?;
+        swap::settle(options.state_dir())?;
+        let checkpoints = Checkpoints::claim_locked(&directory, lock, nonce).await?;
         let latest = checkpoints.latest().cloned();
         let log_identity = log.identity().await?;
         let partitions = log.partitions().await? as usize;
@@ -77,7 +81,7 @@ impl Engine {
             check_rules(manifest, &options)?;
         }
 
-        let root = options.data_dir.join(TABLE_DIR);
+        let root = options.state_dir().join(TABLE_DIR);
         let mut stale: BTreeSet<String> = pipelines
             .iter()
             .filter(|p| {
@@ -298,7 +302,7 @@ fn definitions(pipelines: &[Pipeline]) -> Result<Vec<Definition>, Error> {
     Ok(engine.chain(pipelines).collect())
 }
 
-fn check_log(manifest: &Manifest, identity: &str, partitions: usize) -> Result<(), Error> {
+pub(super) fn check_log(manifest: &Manifest, identity: &str, partitions: usize) -> Result<(), Error> {
     if manifest.log_identity != identity || manifest.offsets.len() != partitions {
         return Err(Error::OtherLog);
     }

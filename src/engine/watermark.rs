@@ -9,7 +9,7 @@ use crate::time::EventTime;
 
 /// How far an event's time may be ahead of its append: beyond that its clock is wrong, and it must not make all other
 /// events late.
-const MAX_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
+pub(super) const MAX_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
 
 /// The progress of event time in each partition.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

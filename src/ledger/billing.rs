@@ -131,6 +131,10 @@ pub(crate) fn payment_ids(object: &Object) -> Vec<&str> {
         Object::PaymentIntent(intent) => [Some(&intent.id), intent.latest_charge.as_ref().map(|id| id.as_str())],
         Object::Refund(refund) => [refund.charge.as_ref().map(|id| id.as_str()), refund.payment_intent.as_deref()],
         Object::Dispute(dispute) => [dispute.charge.as_ref().map(|id| id.as_str()), None],
+        Object::InvoicePayment(payment) => {
+            let mut ids = payment.payments.iter().map(String::as_str);
+            [ids.next(), ids.next()]
+        }
         _ => [None, None],
     };
     ids.into_iter().flatten().collect()

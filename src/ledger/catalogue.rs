@@ -14,7 +14,7 @@ use crate::{
     money::{Currency, Rational},
     stripe::{
         ids::{CouponId, CustomerId, DiscountId, PriceId},
-        types::{Coupon, CouponRef, Discount, DiscountRef, Object, Price, Subscription},
+        types::{Coupon, CouponRef, Discount, DiscountRef, Object, Price, Schedule, Subscription},
     },
     time::EventTime,
 };
@@ -135,8 +135,29 @@ impl Shelf {
             Object::Price(price) => self.learn_price(price, at, created, lesson),
             Object::Coupon(coupon) => self.learn_coupon(coupon, at, lesson),
             Object::Discount(discount) => self.learn_discount(discount, at, lesson),
+            Object::Invoice(invoice) => {
+                let prices = invoice.lines.iter().filter_map(|line| line.price_body.as_deref());
+                prices.fold(false, |changed, price| self.learn_price(price, at, created, lesson) || changed)
+            }
+            Object::Schedule(schedule) => self.learn_schedule(schedule, at, created, lesson),
             _ => false,
         }
+    }
+
+    fn learn_schedule(&mut self, schedule: &Schedule, at: EventTime, created: EventTime, lesson: &mut Lesson) -> bool {
+        let mut changed = false;
+        for phase in &schedule.phases {
+            for item in &phase.items {
+                changed |= self.learn_price(&item.price, at, created, lesson);
+            }
+            let of_items = phase.items.iter().flat_map(|item| &item.discounts);
+            for discount in of_items.chain(&phase.discounts) {
+                if let Some(CouponRef::Full(coupon)) = &discount.coupon {
+                    changed |= self.learn_coupon(coupon, at, lesson);
+                }
+            }
+        }
+        changed
     }
 
     /// Takes in what the object before an event says beyond the object itself.

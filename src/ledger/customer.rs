@@ -9,6 +9,9 @@ use super::{
     history::{History, Inserted, Snap},
     movements::Movements,
     replay::{Context, Surroundings},
+    revenue::Books,
+    schedules::Schedules,
+    usage::Usage,
 };
 use crate::{
     money::Rational,
@@ -88,6 +91,9 @@ pub(crate) struct CustomerState {
     around: Around,
     movements: Movements,
     pub(crate) told: Told,
+    pub(crate) usage: Usage,
+    pub(crate) schedules: Schedules,
+    pub(crate) books: Books,
     /// The newest append time among what the current batch brought.
     #[serde(skip)]
     trigger: Option<EventTime>,
@@ -278,6 +284,10 @@ impl CustomerState {
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
         cx.trigger = self.trigger.take().unwrap_or(cx.trigger);
         self.touch_unsettled(cx.shelf.now());
+        if self.usage.waits() {
+            self.usage.settle(cx.scope, cx.customer, cx.shelf, cx.rules, cx.delta);
+        }
+        self.schedules.settle(cx);
         let mut written = false;
         for (id, history) in &mut self.subscriptions {
             written |= history.replay(id, &self.around, cx);

@@ -19,12 +19,16 @@ mod history;
 mod movements;
 mod order;
 mod parts;
+pub mod recognition;
 mod replay;
+mod revenue;
 pub mod review;
 pub mod rows;
 pub mod rules;
+mod schedules;
 mod state;
 mod states;
+mod usage;
 mod valuation;
 
 use std::collections::{BTreeMap, HashMap};
@@ -33,8 +37,11 @@ pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
 pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;
+pub use revenue::{MAX_INVOICES, MAX_REFUNDED_PAYMENTS, REMEMBERED_DAYS};
 pub use rows::Delta;
 pub use rules::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation};
+pub use schedules::{MAX_PHASES, MAX_SCHEDULES};
+pub use usage::{MAX_TOLD_LINES, MAX_WAITING_LINES};
 
 use billing::{Heard, Parked, Payers, payment_ids, payment_key};
 use catalogue::{Lesson, Need, Shelf};
@@ -62,7 +69,7 @@ pub enum Error {
     #[error("a customer's recurring revenue is beyond decimal(28,6); look for a price with a wrong amount")]
     Overflow,
     /// State that this version cannot read.
-    #[error("{part} of the checkpoint cannot be read ({detail}); rebuild the ledger from the archive")]
+    #[error("{part} of the checkpoint cannot be read ({detail}); make the ledger again with `tributary rebuild`")]
     Corrupt {
         /// Which part.
         part: String,
@@ -70,7 +77,7 @@ pub enum Error {
         detail: String,
     },
     /// State that other rules made.
-    #[error("the checkpoint was written under other revenue rules; rebuild the ledger to change them")]
+    #[error("the checkpoint was written under other revenue rules; make the ledger again with `tributary rebuild`")]
     OtherRules,
 }
 
@@ -220,7 +227,11 @@ impl Ledger {
                 discount.customer.as_ref()
             }
             Object::Invoice(invoice) => invoice.customer.as_ref(),
-            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) => self.payer_of(event),
+            Object::CreditNote(note) => note.customer.as_ref(),
+            Object::Schedule(schedule) => schedule.customer.as_ref(),
+            Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::InvoicePayment(_) => {
+                self.payer_of(event)
+            }
             _ => return,
         };
         let Some(customer) = customer.cloned() else {
@@ -230,6 +241,14 @@ impl Ledger {
         let bucket = self.buckets.of(&event.scope, &customer);
         bucket.dirty = true;
         let state = bucket.customer(&event.scope, &customer);
+        if let (Object::Invoice(invoice), Some(shelf)) = (&event.object, self.shelves.get_mut(&event.scope)) {
+            let rules = &self.rules;
+            self.catalogue_dirty |=
+                state.usage.hear(event, invoice, appended_at, &customer, shelf, rules, folding, delta);
+        }
+        if let Object::Invoice(_) | Object::Charge(_) | Object::Refund(_) = &event.object {
+            state.books.hear(event, appended_at, &customer, self.rules.recognition, folding, delta);
+        }
         if let (Object::Invoice(invoice), "invoice.finalized") = (&event.object, &*event.kind)
             && state.taxed(event, invoice, appended_at) == Inserted::New
             && state.touch(appended_at)
@@ -240,6 +259,11 @@ impl Ledger {
             Object::Subscription(subscription) => state.subscription(event, subscription, appended_at, folding),
             Object::Customer(customer) => state.customer(event, customer, appended_at),
             Object::Discount(discount) => state.discount(event, discount, appended_at),
+            Object::Schedule(schedule) => state.schedules.insert(event, schedule, appended_at),
+            Object::CreditNote(_) | Object::InvoicePayment(_) => {
+                state.books.hear(event, appended_at, &customer, self.rules.recognition, folding, delta);
+                return;
+            }
             _ => match state.told.hear(event, appended_at, &customer, folding) {
                 Heard::Row(row) => {
                     delta.billing_events.push(*row);
@@ -267,7 +291,7 @@ impl Ledger {
 
     /// Keeps a refund or dispute whose payer is not known until its payment arrives, and tells of it.
     fn park(&mut self, Arrival { event, appended_at }: Arrival<'_>, delta: &mut Delta) {
-        if !matches!(&event.object, Object::Refund(_) | Object::Dispute(_)) {
+        if !matches!(&event.object, Object::Refund(_) | Object::Dispute(_) | Object::InvoicePayment(_)) {
             return;
         }
         let ids = payment_ids(&event.object);
@@ -276,6 +300,10 @@ impl Ledger {
         let bucket = self.buckets.of_key(key);
         bucket.dirty = true;
         if bucket.payers.park(key, event, appended_at) {
+            // That a payment is linked to an invoice says nothing by itself.
+            if matches!(&event.object, Object::InvoicePayment(_)) {
+                return;
+            }
             delta.gaps.push(gap(event, appended_at, None, "customer_unknown", id));
         } else {
             delta.duplicates += 1;

@@ -349,6 +349,8 @@ pub struct LateEvent {
     pub customer_id: Option<CustomerId>,
 }
 
+pub use super::{recognition::Booked, revenue::RecognisedRevenue, schedules::ScheduledPhase, usage::MeteredUsage};
+
 /// What a batch of events changed.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "one list for each table")]
@@ -360,6 +362,9 @@ pub struct Delta {
     pub billing_events: Vec<BillingEvent>,
     pub gaps: Vec<LedgerGap>,
     pub late: Vec<LateEvent>,
+    pub metered_usage: Vec<MeteredUsage>,
+    pub scheduled: Vec<Change<ScheduledPhase>>,
+    pub recognised: Vec<RecognisedRevenue>,
     /// Events dropped because their id had been seen.
     pub duplicates: u64,
 }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::recognition::Method;
 use crate::{
     money::Factor,
     stripe::types::{CouponDuration, Interval, SubscriptionStatus},
@@ -122,6 +123,8 @@ pub struct Rules {
     pub days_per_month: Factor,
     /// Rows of one customer less than this many seconds after the first of them make one movement; at least 1.
     pub netting_seconds: u32,
+    /// How evenly a line of an invoice is recognised over its period; the same in every profile.
+    pub recognition: Method,
     /// What logo churn is divided by.
     pub logo_churn_denominator: LogoChurnDenominator,
     /// Whether a customer who leaves by a pause counts in logo churn.
@@ -145,6 +148,7 @@ impl Rules {
             weeks_per_month: Factor::new(52, 12),
             days_per_month: Factor::new(365, 12),
             netting_seconds: 1,
+            recognition: Method::default(),
             logo_churn_denominator: LogoChurnDenominator::OpeningAndNew,
             pause_is_logo_churn: false,
         };

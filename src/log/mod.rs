@@ -69,7 +69,7 @@ pub enum Error {
     /// The log no longer has, or never had, what was asked for.
     #[error(
         "partition {partition} has no offset {offset} (it begins at {begins} and ends before {ends}); restore the log, \
-         or rebuild from the archive"
+         or go on from the archive with `tributary rebuild`"
     )]
     Gone {
         /// Where.

@@ -6,6 +6,7 @@
 
 pub mod catalog;
 mod comments;
+pub mod lazy;
 pub mod password;
 pub mod postgres;
 mod scan;

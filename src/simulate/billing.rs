@@ -5,6 +5,7 @@ use std::io;
 use rand::{Rng, seq::IndexedRandom};
 
 use super::{
+    ApiVersion,
     account::{Invoice, LINES, Line, Slot, Stage, Status, Subscription},
     amount::{self, Interval, PARTS, Rate, WHOLE},
     catalog::{CURRENCIES, Duration, Off},
@@ -262,6 +263,12 @@ impl World<'_> {
         if success {
             self.tell_charge(target.customer, None, &charge, "charge.succeeded", now, By::Stripe)?;
             self.tell_intent(target, &charge, "payment_intent.succeeded", now)?;
+            if self.options.api_version == ApiVersion::Basil {
+                let id = self.ids.long("inpay_");
+                self.tell(target.customer, "invoice_payment.paid", now, By::Stripe, false, &|out, _, _, _| {
+                    shapes::invoice_payment(out, id, &charge);
+                })?;
+            }
             self.plan_aftermath(target, charge, now);
             return self.settle(target, &subscription, new, now);
         }

@@ -152,7 +152,7 @@ impl Options {
 const EVENTS_PER_ACCOUNT: f64 = 157.0;
 // Fitted to 4,000 customers over 1 to 60 months.
 const EVENTS_PER_CUSTOMER: f64 = 10.0;
-const EVENTS_PER_CUSTOMER_MONTH: f64 = 8.12;
+const EVENTS_PER_CUSTOMER_MONTH: f64 = 9.0;
 const LEAVING_A_MONTH: f64 = 0.0097;
 
 /// Simulates an account: calls `sink` with each event, a JSON line without its newline, and returns what is true.

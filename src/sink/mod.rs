@@ -44,7 +44,7 @@ pub enum Error {
     },
     /// Run the right version of the program, or rebuild.
     #[error(
-        "table {table} on disk is not the one that this program writes: {reason}; run the version that made it, or rebuild into a new data directory"
+        "table {table} on disk is not the one that this program writes: {reason}; run the version that made it, or make the tables again with `tributary rebuild`"
     )]
     Mismatch {
         /// The table.
@@ -54,7 +54,7 @@ pub enum Error {
     },
     /// Restore tables and checkpoints from one backup, or rebuild.
     #[error(
-        "table {table} and the checkpoints do not belong together: {reason}; restore both from one backup, or rebuild into a new data directory"
+        "table {table} and the checkpoints do not belong together: {reason}; restore both from one backup, or make them again with `tributary rebuild`"
     )]
     Diverged {
         /// The table.

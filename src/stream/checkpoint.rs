@@ -76,7 +76,8 @@ pub enum Error {
     },
     /// Restore a backup, or rebuild.
     #[error(
-        "{name} is damaged: {reason}; restore it from a backup, or rebuild from the event log into a new directory"
+        "{name} is damaged: {reason}; restore the data directory from a backup, or make tables and checkpoints again \
+         with `tributary rebuild`"
     )]
     Damaged {
         /// The file.
@@ -127,7 +128,18 @@ impl Checkpoints {
     /// [`Error::Locked`] while another engine lives; [`Error::Damaged`] and [`Error::Format`] when the newest
     /// manifest cannot be read.
     pub async fn claim(dir: &std::path::Path, nonce: impl Into<String>) -> Result<Self, Error> {
-        let lock = lock(dir)?;
+        Self::claim_locked(dir, lock(dir)?, nonce).await
+    }
+
+    /// The same under a lock that is held already.
+    ///
+    /// # Errors
+    /// As [`claim`](Self::claim), without `Locked`.
+    pub async fn claim_locked(
+        dir: &std::path::Path,
+        DirectoryLock(lock): DirectoryLock,
+        nonce: impl Into<String>,
+    ) -> Result<Self, Error> {
         let store = Arc::new(DurableFileSystem::new_with_prefix(dir)?);
         Self::claim_store(store, Some(lock), nonce.into()).await
     }
@@ -329,13 +341,21 @@ pub async fn peek(dir: &std::path::Path) -> Result<Option<Manifest>, Error> {
     }
 }
 
-fn lock(dir: &std::path::Path) -> Result<File, Error> {
+/// Keeps every other engine out of a local directory until it is dropped.
+#[derive(Debug)]
+pub struct DirectoryLock(File);
+
+/// Locks a local directory, which is created if absent.
+///
+/// # Errors
+/// [`Error::Locked`] while another engine lives.
+pub fn lock(dir: &std::path::Path) -> Result<DirectoryLock, Error> {
     let failed = |source: std::io::Error| object_store::Error::Generic { store: "engine.lock", source: source.into() };
     std::fs::create_dir_all(dir).map_err(failed)?;
     let path = dir.join("engine.lock");
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirectoryLock(file)),
         Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(failed(error).into()),
     }

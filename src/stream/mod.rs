@@ -3,6 +3,7 @@
 //! Contract: after every epoch the maintained output of a pipeline equals the same SQL run by batch DataFusion over
 //! the relations so far. State is a cache: it can be thrown away and rebuilt. Nothing here knows what a row means.
 
+pub mod batch;
 pub mod calendar;
 pub mod checkpoint;
 mod class;

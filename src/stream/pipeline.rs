@@ -435,7 +435,7 @@ async fn over_groups(suffix: &Query, grouping: &Grouping, rows: RecordBatch) -> 
 }
 
 /// Casts columns to the types of the table; a value that does not fit is an error, never a null.
-fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+pub(super) fn fit(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
     let options = CastOptions { safe: false, ..Default::default() };
     let columns = batch
         .columns()

@@ -4,6 +4,8 @@
 //! record, which says why and carries none of its content. The other side of the log reads both with
 //! [`read_record`].
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -78,10 +80,12 @@ pub enum Key {
 #[derive(Serialize, Deserialize)]
 struct Rejection<'a> {
     object: &'a str,
-    reason: &'a str,
-    event_id: Option<&'a str>,
-    #[serde(rename = "type")]
-    kind: Option<&'a str>,
+    #[serde(borrow)]
+    reason: Cow<'a, str>,
+    #[serde(borrow)]
+    event_id: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
     bytes: u64,
     sha256: &'a str,
 }
@@ -158,9 +162,9 @@ impl Admission {
         let sha256 = hex::encode(Sha256::digest(body));
         let rejection = Rejection {
             object: REJECTION,
-            reason,
-            event_id: names.id.text().filter(|id| id.starts_with("evt_") && is_name(id)),
-            kind: names.kind.text().filter(|kind| kind.contains('.') && is_name(kind)),
+            reason: reason.into(),
+            event_id: names.id.text().filter(|id| id.starts_with("evt_") && is_name(id)).map(Cow::from),
+            kind: names.kind.text().filter(|kind| kind.contains('.') && is_name(kind)).map(Cow::from),
             bytes: body.len() as u64,
             sha256: &sha256,
         };
@@ -170,6 +174,20 @@ impl Admission {
             body: serde_json::to_vec(&rejection).map(Bytes::from).unwrap_or_default(),
         }
     }
+}
+
+/// The rejection record of a body that is gone, from what was kept of it: reads as the same rejection.
+#[must_use]
+pub fn rejection_again(reason: &str, event_id: Option<&str>, kind: Option<&str>) -> Bytes {
+    let rejection = Rejection {
+        object: REJECTION,
+        reason: reason.into(),
+        event_id: event_id.map(Cow::from),
+        kind: kind.map(Cow::from),
+        bytes: 0,
+        sha256: "",
+    };
+    serde_json::to_vec(&rejection).map(Bytes::from).unwrap_or_default()
 }
 
 fn check_size(bytes: usize) -> Result<(), Error> {
@@ -208,9 +226,9 @@ pub fn read_record(body: &[u8], default_account: &AccountId, unknown: &mut Unkno
     if body.starts_with(REJECTION_START) {
         let rejection: Rejection<'_> = serde_json::from_slice(body).map_err(|error| Error::json(&error))?;
         return Ok(LogRecord::Rejection {
-            reason: rejection.reason.to_owned(),
-            event_id: rejection.event_id.map(str::to_owned),
-            kind: rejection.kind.map(str::to_owned),
+            reason: rejection.reason.into_owned(),
+            event_id: rejection.event_id.map(Cow::into_owned),
+            kind: rejection.kind.map(Cow::into_owned),
         });
     }
     read_event(body, default_account, unknown).map(|event| LogRecord::Event(Box::new(event)))

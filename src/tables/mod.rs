@@ -1,9 +1,11 @@
 //! The tables Tributary writes: their columns, keys and descriptions come from the contract in
-//! `schemas/tables.yml`; [`rows`] turns typed rows of the ledger into Arrow batches of exactly those columns.
+//! `schemas/tables.yml`; [`rows`] turns typed rows of the ledger into Arrow batches of exactly those columns, and
+//! [`read`] reads them back.
 //!
 //! Nothing here decides what a table contains.
 
 mod batch;
+pub mod read;
 pub mod rows;
 
 use std::{
@@ -29,6 +31,16 @@ pub enum Error {
     /// No such table.
     #[error("there is no table `{0}` in schemas/tables.yml")]
     Unknown(String),
+    /// A row is not one that this program wrote.
+    #[error("row {row} of {table} cannot be read: `{column}` is not what was written there")]
+    Row {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: String,
+        /// The row's place among those that were read.
+        row: usize,
+    },
     /// Rows could not be turned into Arrow.
     #[error("rows do not fit their table: {0}")]
     Arrow(#[from] arrow::error::ArrowError),

@@ -11,14 +11,17 @@ use super::{
     get,
 };
 use crate::{
-    ledger::rows::{BillingEvent, ItemDiscount, ItemState, LateEvent, LedgerEntry, LedgerGap, Movement, OutlookEntry},
+    ledger::rows::{
+        BillingEvent, ItemDiscount, ItemState, LateEvent, LedgerEntry, LedgerGap, MeteredUsage, Movement, OutlookEntry,
+        RecognisedRevenue, ScheduledPhase,
+    },
     money::{Rational, exact_text, round_half_even},
     stripe::{ids::EventId, types::Scope},
     time::EventTime,
 };
 
 /// Ten to the scale of quantity columns, `decimal(38,12)`.
-const QUANTITY_UNIT: u64 = 1_000_000_000_000;
+pub(super) const QUANTITY_UNIT: u64 = 1_000_000_000_000;
 
 /// A record of the log that was read as an event, for `events_archive`.
 #[derive(Debug)]
@@ -283,6 +286,91 @@ pub fn ledger_gaps(rows: &[LedgerGap]) -> Result<RecordBatch, Error> {
             r.customer_id.as_ref().map(|id| id.as_str()).into(),
             (&*r.object_id).into(),
             (&*r.reason).into(),
+            r.event_id.as_str().into(),
+        ])
+    })
+}
+
+/// `metered_usage`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug, or a quantity beyond `decimal(38,12)`.
+pub fn metered_usage(rows: &[MeteredUsage]) -> Result<RecordBatch, Error> {
+    build("metered_usage", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            (&*r.invoice_id).into(),
+            (&*r.line_id).into(),
+            r.known_at.into(),
+            r.customer_id.as_str().into(),
+            r.subscription_id.as_ref().map(|id| id.as_str()).into(),
+            r.subscription_item_id.as_ref().map(|id| id.as_str()).into(),
+            r.price_id.as_str().into(),
+            r.product_id.as_ref().map(|id| id.as_str()).into(),
+            r.currency.as_str().into(),
+            r.period_start.into(),
+            r.period_end.into(),
+            r.quantity.as_ref().map_or(Ok(Cell::Null), quantity)?,
+            r.amount.into(),
+            r.monthly.into(),
+            r.finalized_at.into(),
+            r.event_id.as_str().into(),
+        ])
+    })
+}
+
+/// `scheduled_mrr`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn scheduled_mrr<'a>(rows: impl IntoIterator<Item = &'a ScheduledPhase>) -> Result<RecordBatch, Error> {
+    let mut builder = BatchBuilder::new(get("scheduled_mrr")?, 0)?;
+    for r in rows {
+        builder.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            (&*r.schedule_id).into(),
+            r.phase_start.into(),
+            r.customer_id.as_str().into(),
+            r.subscription_id.as_ref().map(|id| id.as_str()).into(),
+            r.starts_at.into(),
+            r.ends_at.map_or(Cell::Null, Cell::from),
+            r.currency.as_str().into(),
+            r.mrr.into(),
+            (&*r.status).into(),
+            r.known_at.into(),
+            r.event_id.as_str().into(),
+        ])?;
+    }
+    builder.finish()
+}
+
+/// `recognised_revenue`
+///
+/// # Errors
+/// When a row does not fit the contract: a bug.
+pub fn recognised_revenue(rows: &[RecognisedRevenue]) -> Result<RecordBatch, Error> {
+    build("recognised_revenue", rows, |b, r| {
+        b.row([
+            account(&r.scope),
+            r.scope.livemode.into(),
+            (&*r.invoice_id).into(),
+            (&*r.line_id).into(),
+            r.source.into(),
+            (&*r.source_id).into(),
+            Cell::Date(r.month.to_epoch_days()),
+            r.customer_id.as_str().into(),
+            r.subscription_id.as_ref().map(|id| id.as_str()).into(),
+            r.price_id.as_ref().map(|id| id.as_str()).into(),
+            r.product_id.as_ref().map(|id| id.as_str()).into(),
+            r.currency.as_str().into(),
+            r.booked.billed.into(),
+            r.booked.taken_back.into(),
+            r.booked.recognised.into(),
+            r.booked.contra.into(),
+            r.booked.deferred.into(),
+            r.known_at.into(),
             r.event_id.as_str().into(),
         ])
     })

@@ -3,10 +3,14 @@
 mod alerts;
 mod commands;
 mod crash;
+mod explain;
+mod history;
 mod intake;
 mod kafka;
 mod metrics;
 mod pipelines;
+mod rebuild;
+mod revenue;
 mod scores;
 mod serving;
 pub(crate) mod sigma;

@@ -7,4 +7,7 @@ mod cases;
 mod life;
 mod money_events;
 mod properties;
+mod recognition;
 mod rules;
+mod schedules;
+mod usage;

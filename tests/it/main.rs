@@ -37,3 +37,4 @@ mod stripe_reading;
 mod stripe_redaction;
 mod stripe_shapes;
 mod stripe_support;
+mod tables_read;

@@ -16,7 +16,9 @@ use datafusion::{datasource::MemTable, prelude::SessionContext};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tributary::{
     engine,
-    ledger::rows::{BillingEvent, Cause, LedgerEntry, Measure, Movement, MovementKind, OutlookEntry},
+    ledger::rows::{
+        BillingEvent, Cause, ItemState, LedgerEntry, Measure, MeteredUsage, Movement, MovementKind, OutlookEntry,
+    },
     money::{Amount, Currency, Rational},
     stream::{
         self,
@@ -47,6 +49,8 @@ struct World {
     entries: Vec<LedgerEntry>,
     outlook: Vec<OutlookEntry>,
     billing: Vec<BillingEvent>,
+    usage: Vec<MeteredUsage>,
+    states: Vec<ItemState>,
     next: u64,
     newest: BTreeMap<Scope, EventTime>,
 }
@@ -61,6 +65,8 @@ impl World {
             entries: Vec::new(),
             outlook: Vec::new(),
             billing: Vec::new(),
+            usage: Vec::new(),
+            states: Vec::new(),
             next: 0,
             newest: BTreeMap::new(),
         }
@@ -201,10 +207,16 @@ impl World {
         self.billing.extend(billed.iter().cloned());
         let movements =
             RowDelta { removed: rows::mrr_movements(&removed).unwrap(), added: rows::mrr_movements(&added).unwrap() };
+        let used: Vec<MeteredUsage> = (0..self.random.random_range(0..4)).map(|_| self.used()).collect();
+        let states: Vec<ItemState> = (0..self.random.random_range(0..3)).map(|_| self.state()).collect();
+        self.usage.extend(used.iter().cloned());
+        self.states.extend(states.iter().cloned());
         self.entries.extend(entries.iter().cloned());
         self.outlook.extend(outlook.iter().cloned());
         let appended = |rows: RecordBatch| RowDelta { removed: RecordBatch::new_empty(rows.schema()), added: rows };
         BTreeMap::from([
+            ("metered_usage".to_owned(), appended(rows::metered_usage(&used).unwrap())),
+            ("item_states".to_owned(), appended(rows::item_states(&states).unwrap())),
             ("mrr_movements".to_owned(), movements),
             ("mrr_ledger".to_owned(), appended(rows::mrr_ledger(&entries).unwrap())),
             ("outlook_ledger".to_owned(), appended(rows::outlook_ledger(&outlook).unwrap())),
@@ -244,6 +256,69 @@ impl World {
         }
     }
 
+    /// A closed period of one of a few items; periods of one item end together now and then, as tiers do.
+    fn used(&mut self) -> MeteredUsage {
+        self.next += 1;
+        let end = EventTime::from_seconds(START + self.random.random_range(1..8) * 30 * 86_400);
+        let amount = Amount::from_micros(self.random.random_range(0..100_i128) * 1_234_567);
+        MeteredUsage {
+            scope: self.scope(),
+            invoice_id: "in_1".into(),
+            line_id: format!("il_{}", self.next).into(),
+            known_at: end,
+            customer_id: "cus_1".into(),
+            subscription_id: Some("sub_1".into()),
+            subscription_item_id: self
+                .random
+                .random_bool(0.9)
+                .then(|| format!("si_{}", self.random.random_range(0..5)).as_str().into()),
+            price_id: "price_1".into(),
+            product_id: None,
+            currency: "usd".parse().unwrap(),
+            period_start: end.plus_days(-30),
+            period_end: end,
+            quantity: None,
+            amount,
+            monthly: amount,
+            finalized_at: end,
+            event_id: "evt_1".into(),
+        }
+    }
+
+    /// A state of one of these items, in force or over, sometimes of an instant that has one.
+    fn state(&mut self) -> ItemState {
+        self.next += 1;
+        let over = self.random.random_bool(0.4);
+        let metered = self.random.random_bool(0.8).then_some("metered");
+        let removed = self.random.random_bool(0.1).then_some("removed");
+        ItemState {
+            scope: self.scope(),
+            valid_from: EventTime::from_seconds(START + self.random.random_range(1..8) * 30 * 86_400),
+            known_at: EventTime::from_seconds(START),
+            revision: u32::try_from(self.next).unwrap(),
+            position: 0,
+            customer_id: "cus_1".into(),
+            subscription_id: "sub_1".into(),
+            subscription_item_id: format!("si_{}", self.random.random_range(0..5)).as_str().into(),
+            price_id: "price_1".into(),
+            product_id: None,
+            currency: None,
+            status: if over { "canceled" } else { "active" }.into(),
+            flags: metered.into_iter().chain(removed).map(Into::into).collect(),
+            interval: None,
+            interval_count: 1,
+            quantity: None,
+            list_amount: None,
+            net_share: None,
+            discounts: Vec::new(),
+            trial_end: None,
+            started_at: None,
+            order_evidence: None,
+            provenance: "event".into(),
+            event_id: "evt_1".into(),
+        }
+    }
+
     fn clock(&self) -> RecordBatch {
         let clock: Vec<_> =
             self.newest.iter().map(|(scope, at)| (scope.clone(), EventTime::from_seconds(START), *at)).collect();
@@ -256,6 +331,8 @@ impl World {
             ("mrr_ledger".to_owned(), rows::mrr_ledger(&self.entries).unwrap()),
             ("outlook_ledger".to_owned(), rows::outlook_ledger(&self.outlook).unwrap()),
             ("billing_events".to_owned(), rows::billing_events(&self.billing).unwrap()),
+            ("metered_usage".to_owned(), rows::metered_usage(&self.usage).unwrap()),
+            ("item_states".to_owned(), rows::item_states(&self.states).unwrap()),
             ("log_clock".to_owned(), self.clock()),
         ])
     }

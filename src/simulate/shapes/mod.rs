@@ -9,7 +9,7 @@ mod subscription;
 
 pub(super) use customer::{customer, deleted_customer, discount, payment_method};
 pub(super) use invoice::{invoice, proration};
-pub(super) use payment::{Charge, Dispute, charge, dispute, payment_intent, refund};
+pub(super) use payment::{Charge, Dispute, charge, dispute, invoice_payment, payment_intent, refund};
 pub(super) use subscription::subscription;
 
 use super::{ApiVersion, catalog::Catalog};

@@ -97,6 +97,17 @@ fn card(out: &mut Vec<u8>, customer: &Customer, card: &Card, amount: i64) {
     );
 }
 
+/// What links a payment to its invoice since neither names the other.
+pub(in super::super) fn invoice_payment(out: &mut Vec<u8>, id: Id, of: &Charge) {
+    put!(out;
+        r#"{"id":"#, id, r#","object":"invoice_payment","amount_paid":"#, of.amount, r#","amount_requested":"#,
+        of.amount, r#","created":"#, of.intended, r#","currency":"#, Text(CURRENCIES[of.currency].code),
+        r#","invoice":"#, of.invoice, r#","is_default":true,"livemode":true,"payment":{"payment_intent":"#,
+        of.payment_intent, r#","type":"payment_intent"},"status":"paid","status_transitions":{"canceled_at":null,"#,
+        r#""paid_at":"#, of.created, "}}",
+    );
+}
+
 /// A payment intent: paid, failed, or (with neither) just made.
 pub(in super::super) fn payment_intent(
     out: &mut Vec<u8>,

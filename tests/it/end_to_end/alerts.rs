@@ -81,7 +81,7 @@ fn now() -> u64 {
 }
 
 /// A customer who subscribes to something for 10.00 a month ten minutes before `time`, and takes `quantity` of it then.
-fn grows(name: &str, time: u64, quantity: u32) -> String {
+pub(super) fn grows(name: &str, time: u64, quantity: u32) -> String {
     let began = time - 600;
     let event = |number: u32, time: u64, quantity: u32, kind: &str, previous: Value| {
         let price = json!({

@@ -51,10 +51,10 @@ const HELD_BACK: u64 = 800;
 const LONGEST_LIFE: Duration = Duration::from_millis(2_500);
 
 /// A generator of numbers that are the same in every run (Knuth's MMIX constants).
-struct Numbers(u64);
+pub(super) struct Numbers(pub(super) u64);
 
 impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }

@@ -205,6 +205,9 @@ pub(crate) struct Book {
     pub(crate) late: Vec<LateEvent>,
     pub(crate) billing: Vec<BillingEvent>,
     pub(crate) states: Vec<ItemState>,
+    pub(crate) usage: Vec<MeteredUsage>,
+    pub(crate) scheduled: Vec<ScheduledPhase>,
+    pub(crate) recognised: Vec<RecognisedRevenue>,
     pub(crate) outlook: Vec<OutlookEntry>,
     pub(crate) duplicates: u64,
     appended: i64,
@@ -224,6 +227,9 @@ impl Book {
             late: Vec::new(),
             billing: Vec::new(),
             states: Vec::new(),
+            usage: Vec::new(),
+            scheduled: Vec::new(),
+            recognised: Vec::new(),
             outlook: Vec::new(),
             duplicates: 0,
             appended: 0,
@@ -281,6 +287,16 @@ impl Book {
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
         self.states.extend(delta.item_states);
+        self.usage.extend(delta.metered_usage);
+        self.recognised.extend(delta.recognised);
+        for Change { before, after } in delta.scheduled {
+            if let Some(before) = before {
+                // `before` is the row as last published.
+                let at = self.scheduled.iter().position(|row| *row == before).unwrap();
+                self.scheduled.remove(at);
+            }
+            self.scheduled.extend(after);
+        }
         self.outlook.extend(delta.outlook);
         self.duplicates += delta.duplicates;
     }

@@ -1,0 +1,404 @@
+//! The tables as they were known at a past moment, as of a past day, or as another profile of rules counts.
+//!
+//! *As known at K* is what the rows say whose `known_at` is not after K; *as of D* what those say that happened by D;
+//! another profile is worked out from `item_states`, the raw parts of every item. Entries are then netted and
+//! classified again, and every pipeline's table is its SQL, run once over these rows. Nothing is stored.
+//!
+//! The log of that time ended with the last event known by then: what is dated later, such as the end of a discount
+//! that no event tells, had not happened yet. A table is worked out when a query first reads it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use arrow::{
+    array::{AsArray, RecordBatch},
+    compute::{cast, concat_batches},
+    datatypes::{DataType, SchemaRef, TimestampMicrosecondType},
+};
+use chrono_tz::Tz;
+use datafusion::{
+    catalog::TableProvider,
+    common::ScalarValue,
+    datasource::{ViewTable, provider_as_source},
+    error::{DataFusionError, Result as PlanResult},
+    logical_expr::{Expr, LogicalPlanBuilder, col, lit},
+    prelude::SessionContext,
+};
+use tokio::sync::OnceCell;
+
+use super::{
+    CHECKPOINT_DIR, CLOCK, Error, LEDGER_FINGERPRINT, SCORES, TABLE_DIR,
+    checkpoint::rules_fingerprint,
+    readers::{Finality, with_is_final_by},
+    recovery::relations,
+    store::user_table,
+    swap,
+    watermark::MAX_SKEW_MICROS,
+};
+use crate::{
+    ledger::{
+        Rules, review,
+        rows::{ItemState, LedgerEntry},
+    },
+    serve::{UserTable, lazy::LazyTable},
+    sink::delta,
+    stream::{batch, calendar::local_day, checkpoint, file::PipelineFile, graph::plan_all},
+    stripe::{ids::AccountId, types::Scope},
+    tables::{self, Source, Table, read, rows},
+    time::EventTime,
+};
+
+const ARCHIVE: &str = "events_archive";
+const STATES: &str = "item_states";
+const LEDGER: &str = "mrr_ledger";
+const MOVEMENTS: &str = "mrr_movements";
+/// Depends on the profile like the ledger, but is not worked out again.
+const OUTLOOK: &str = "outlook_ledger";
+
+/// The columns that say when a row became known, and when what it tells happened.
+const KNOWN: [&str; 2] = ["known_at", "received_at"];
+const HAPPENED: [&str; 4] = ["event_time", "occurred_at", "valid_from", "created"];
+/// Rates are of a day.
+const DAY: &str = "day";
+
+/// What of the history is asked for.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Only what happened by then.
+    pub as_of: Option<EventTime>,
+    /// Only what was known by then.
+    pub known_at: Option<EventTime>,
+    /// The rules to count by.
+    pub rules: Rules,
+    /// Only this customer's item states, entries and movements.
+    pub customer: Option<String>,
+    /// Whose events those without an account are.
+    pub account: AccountId,
+    /// The merchant's zone.
+    pub zone: Tz,
+    /// How long the watermark waits for late events.
+    pub allowed_lateness: Duration,
+    /// The pipelines, with their parameters and the settings these refer to.
+    pub pipelines: Vec<PipelineFile>,
+    /// Parameters by pipeline.
+    pub parameters: BTreeMap<String, BTreeMap<String, String>>,
+    /// Values of the settings that parameters refer to.
+    pub settings: BTreeMap<String, String>,
+}
+
+type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
+
+/// The tables of a data directory as `question` asks for them; none before the first checkpoint.
+///
+/// # Errors
+/// When the checkpoints or a table cannot be read, or a pipeline's file is not right.
+pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<UserTable>, Error> {
+    if swap::is_unfinished(data_dir) {
+        return Err(Error::RebuildUnfinished);
+    }
+    let Some(manifest) = checkpoint::peek(&data_dir.join(CHECKPOINT_DIR)).await? else { return Ok(Vec::new()) };
+    let fingerprint = rules_fingerprint(&question.rules, &question.account);
+    let counted_so = manifest.fingerprints.get(LEDGER_FINGERPRINT) == Some(&fingerprint);
+    let question = Arc::new(question);
+    let root = data_dir.join(TABLE_DIR);
+    let stored = stored(&root, &question).await?;
+
+    let watermark = Arc::new(AtomicI64::new(manifest.watermark.map_or(i64::MIN, EventTime::micros)));
+    let clock = Arc::new(LogClock {
+        archive: delta::read(&root, ARCHIVE).await?,
+        stored: stored.get(CLOCK).cloned(),
+        known_at: question.known_at,
+        lateness_micros: super::micros(question.allowed_lateness),
+        watermark: Arc::clone(&watermark),
+        cell: OnceCell::new(),
+    });
+    let entries = Arc::new(Entries {
+        from: if counted_so { Made::Written } else { Made::Counted(question.rules.clone()) },
+        source: stored.get(if counted_so { LEDGER } else { STATES }).cloned(),
+        clock: Arc::clone(&clock),
+        as_of: question.as_of,
+        cell: OnceCell::new(),
+    });
+
+    let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
+    let mut found = Tables::new();
+    for table in all.iter().filter(|table| table.source == Source::Engine) {
+        let provider: Arc<dyn TableProvider> = match table.name.as_str() {
+            CLOCK => Arc::new(clock_table(table, &clock, question.as_of)),
+            LEDGER => Arc::new(ledger_table(table, &entries)),
+            MOVEMENTS => Arc::new(movements_table(table, &entries, &question.rules)),
+            SCORES => Arc::new(unavailable(table, "scores are kept only as they are now")),
+            OUTLOOK if !counted_so => Arc::new(unavailable(table, "it is kept only as the configured rules count")),
+            _ if question.known_at.is_some() && column(table, &KNOWN).is_none() => {
+                Arc::new(unavailable(table, "its rows do not say since when they are known"))
+            }
+            name => match stored.get(name) {
+                Some(provider) => Arc::clone(provider),
+                None => continue,
+            },
+        };
+        found.insert(table.name.clone(), provider);
+    }
+    let mut shown: Vec<UserTable> = all
+        .iter()
+        .filter_map(|table| {
+            Some(user_table(&table.name, &table.description, &table.schema, found.get(&table.name)?.clone()))
+        })
+        .collect();
+    pipeline_tables(&question, &mut found, &mut shown).await?;
+    let known_clock: Arc<dyn TableProvider> = Arc::new(clock_table(tables::get(CLOCK)?, &clock, None));
+    let lateness_micros = super::micros(question.allowed_lateness);
+    with_is_final_by(&known_clock, shown, &Finality { zone: question.zone, lateness_micros, watermark })
+}
+
+/// Every table of the engine, without the rows that were not known or had not happened.
+async fn stored(root: &Path, question: &Question) -> Result<Tables, Error> {
+    let mut found = Tables::new();
+    let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
+    for table in all.iter().filter(|table| table.source == Source::Engine) {
+        if let Some(provider) = delta::read(root, &table.name).await? {
+            let provider = match condition(table, question) {
+                Some(condition) => filtered(&table.name, provider, condition)?,
+                None => provider,
+            };
+            found.insert(table.name.clone(), provider);
+        }
+    }
+    Ok(found)
+}
+
+fn filtered(name: &str, provider: Arc<dyn TableProvider>, condition: Expr) -> PlanResult<Arc<dyn TableProvider>> {
+    let plan = LogicalPlanBuilder::scan(name, provider_as_source(provider), None)?.filter(condition)?.build()?;
+    Ok(Arc::new(ViewTable::new(plan, None)))
+}
+
+/// The first of these columns that a table has.
+fn column(table: &Table, names: &[&str]) -> Option<Expr> {
+    names.iter().find(|name| table.schema.index_of(name).is_ok()).map(|name| quoted(name))
+}
+
+/// Which rows of a table are asked for.
+fn condition(table: &Table, question: &Question) -> Option<Expr> {
+    let until = |names: &[&str], bound: Option<EventTime>| Some(column(table, names)?.lt_eq(instant(bound?)));
+    let customer = question.customer.as_ref().filter(|_| [STATES, LEDGER].contains(&table.name.as_str()));
+    let conditions = [
+        until(&KNOWN, question.known_at),
+        until(&HAPPENED, question.as_of).filter(|_| table.is_appended()),
+        (table.schema.field_with_name(DAY).is_ok_and(|field| *field.data_type() == DataType::Date32))
+            .then(|| question.as_of.and_then(|bound| local_day(bound.micros(), question.zone)))
+            .flatten()
+            .map(|day| quoted(DAY).lt_eq(lit(ScalarValue::Date32(Some(day))))),
+        customer.map(|customer| quoted("customer_id").eq(lit(customer.as_str()))),
+    ];
+    conditions.into_iter().flatten().reduce(Expr::and)
+}
+
+fn quoted(name: &str) -> Expr {
+    col(format!("\"{name}\""))
+}
+
+fn instant(time: EventTime) -> Expr {
+    lit(ScalarValue::TimestampMicrosecond(Some(time.micros()), Some("UTC".into())))
+}
+
+/// The span of event time that the log covered, for each account and mode.
+#[derive(Debug)]
+struct LogClock {
+    archive: Option<Arc<dyn TableProvider>>,
+    stored: Option<Arc<dyn TableProvider>>,
+    known_at: Option<EventTime>,
+    lateness_micros: i64,
+    /// Set to what it was when the clock is first read.
+    watermark: Arc<AtomicI64>,
+    cell: OnceCell<Arc<Vec<(Scope, EventTime, EventTime)>>>,
+}
+
+impl LogClock {
+    async fn times(&self) -> PlanResult<Arc<Vec<(Scope, EventTime, EventTime)>>> {
+        self.cell.get_or_try_init(|| self.work_out()).await.cloned()
+    }
+
+    async fn work_out(&self) -> PlanResult<Arc<Vec<(Scope, EventTime, EventTime)>>> {
+        let (Some(known_at), Some(archive)) = (self.known_at, &self.archive) else {
+            let Some(stored) = &self.stored else { return Ok(Arc::default()) };
+            let rows = rows_of(Arc::clone(stored)).await?;
+            return read::log_clock(&rows).map(Arc::new).map_err(external);
+        };
+        let context = SessionContext::new();
+        context.register_table(
+            "known",
+            filtered(ARCHIVE, Arc::clone(archive), quoted(KNOWN[1]).lt_eq(instant(known_at)))?,
+        )?;
+        let spans = format!(
+            "SELECT account, livemode, MIN(created) AS first_event_at, MAX(created) AS last_event_at, \
+             MAX(LEAST(created, received_at + INTERVAL '{MAX_SKEW_MICROS} microseconds')) AS newest FROM known \
+             GROUP BY account, livemode ORDER BY account, livemode"
+        );
+        let rows = context.sql(&spans).await?;
+        let schema = Arc::clone(rows.schema().inner());
+        let rows = concat_batches(&schema, &rows.collect().await?)?;
+        let newest = cast(rows.column(4), &tables::timestamptz())?;
+        let newest = newest.as_primitive::<TimestampMicrosecondType>().iter().flatten().max();
+        // With what has come since, days became final that were not then.
+        let then = newest.map_or(i64::MIN, |newest| newest.saturating_sub(self.lateness_micros));
+        self.watermark.fetch_min(then, Ordering::Relaxed);
+        read::log_clock(&rows).map(Arc::new).map_err(external)
+    }
+}
+
+/// Where entries come from.
+#[derive(Debug)]
+enum Made {
+    /// They are the ledger's own.
+    Written,
+    /// They are worked out from item states, under these rules.
+    Counted(Rules),
+}
+
+/// The entries of the ledger that was asked for.
+#[derive(Debug)]
+struct Entries {
+    from: Made,
+    source: Option<Arc<dyn TableProvider>>,
+    clock: Arc<LogClock>,
+    as_of: Option<EventTime>,
+    cell: OnceCell<Arc<Vec<LedgerEntry>>>,
+}
+
+impl Entries {
+    async fn rows(&self) -> PlanResult<Arc<Vec<LedgerEntry>>> {
+        self.cell.get_or_try_init(|| self.work_out()).await.cloned()
+    }
+
+    async fn work_out(&self) -> PlanResult<Arc<Vec<LedgerEntry>>> {
+        let Some(source) = &self.source else { return Ok(Arc::default()) };
+        let rows = rows_of(Arc::clone(source)).await?;
+        let ends: BTreeMap<Scope, EventTime> = self
+            .clock
+            .times()
+            .await?
+            .iter()
+            .map(|(scope, _, last)| (scope.clone(), self.as_of.map_or(*last, |bound| bound.min(*last))))
+            .collect();
+        let mut entries = match &self.from {
+            Made::Written => read::mrr_ledger(&rows).map_err(external)?,
+            Made::Counted(rules) => counted(read::item_states(&rows).map_err(external)?, rules, &ends)?,
+        };
+        entries.retain(|entry| ends.get(&entry.scope).is_some_and(|last| entry.event_time <= *last));
+        Ok(Arc::new(entries))
+    }
+}
+
+/// What item states make under `rules`, up to the end of their account and mode.
+fn counted(states: Vec<ItemState>, rules: &Rules, ends: &BTreeMap<Scope, EventTime>) -> PlanResult<Vec<LedgerEntry>> {
+    let mut scopes: BTreeMap<Scope, Vec<ItemState>> = BTreeMap::new();
+    for state in states {
+        scopes.entry(state.scope.clone()).or_default().push(state);
+    }
+    let mut entries = Vec::new();
+    for (scope, states) in scopes {
+        if let Some(end) = ends.get(&scope) {
+            entries.extend(review::entries(&states, rules, *end).map_err(external)?);
+        }
+    }
+    Ok(entries)
+}
+
+fn clock_table(table: &Table, clock: &Arc<LogClock>, as_of: Option<EventTime>) -> LazyTable {
+    let clock = Arc::clone(clock);
+    lazy(table, move || {
+        let clock = Arc::clone(&clock);
+        async move {
+            let bound = as_of.unwrap_or(EventTime::from_micros(i64::MAX));
+            let times = clock.times().await?;
+            let times: Vec<_> = times
+                .iter()
+                .filter(|(_, first, _)| *first <= bound)
+                .map(|(scope, first, last)| (scope.clone(), *first, (*last).min(bound)))
+                .collect();
+            rows::log_clock(&times).map_err(external)
+        }
+    })
+}
+
+fn ledger_table(table: &Table, entries: &Arc<Entries>) -> LazyTable {
+    let entries = Arc::clone(entries);
+    lazy(table, move || {
+        let entries = Arc::clone(&entries);
+        async move { rows::mrr_ledger(&entries.rows().await?).map_err(external) }
+    })
+}
+
+fn movements_table(table: &Table, entries: &Arc<Entries>, rules: &Rules) -> LazyTable {
+    let (entries, rules) = (Arc::clone(entries), rules.clone());
+    lazy(table, move || {
+        let (entries, rules) = (Arc::clone(&entries), rules.clone());
+        async move {
+            let movements = review::movements(&entries.rows().await?, &rules).map_err(external)?;
+            rows::mrr_movements(&movements).map_err(external)
+        }
+    })
+}
+
+fn unavailable(table: &Table, why: &str) -> LazyTable {
+    let text = format!("{} cannot be asked for as of a past time or under other rules: {why}", table.name);
+    lazy(table, move || {
+        let text = text.clone();
+        async move { Err(DataFusionError::Plan(text)) }
+    })
+}
+
+fn lazy<F>(table: &Table, make: impl Fn() -> F + Send + Sync + 'static) -> LazyTable
+where
+    F: Future<Output = PlanResult<RecordBatch>> + Send + 'static,
+{
+    LazyTable::new(table.name.clone(), Arc::clone(&table.schema), Box::new(move || Box::pin(make())))
+}
+
+/// Adds the table of every pipeline, in dependency order.
+async fn pipeline_tables(question: &Question, found: &mut Tables, shown: &mut Vec<UserTable>) -> Result<(), Error> {
+    let files = question.pipelines.clone();
+    let none = BTreeMap::new();
+    for pipeline in plan_all(files, &relations()?, &question.parameters, &question.settings).await? {
+        let file = pipeline.file().clone();
+        let given = question.parameters.get(pipeline.name()).unwrap_or(&none);
+        let parameters = file.parameters(given, &question.settings)?;
+        let reads: &BTreeSet<String> = pipeline.sources();
+        let sources: Tables =
+            found.iter().filter(|(name, _)| reads.contains(*name)).map(|(name, t)| (name.clone(), t.clone())).collect();
+        let schema: SchemaRef = Arc::clone(pipeline.schema());
+        let (name, description) = (pipeline.name().to_owned(), file.metadata.description.clone());
+        let make = {
+            let schema = Arc::clone(&schema);
+            move || {
+                let (file, parameters) = (file.clone(), parameters.clone());
+                let (schema, sources) = (Arc::clone(&schema), sources.clone());
+                Box::pin(async move { batch::run(&file, parameters, &schema, &sources).await })
+                    as futures::future::BoxFuture<'static, PlanResult<RecordBatch>>
+            }
+        };
+        let table: Arc<dyn TableProvider> = Arc::new(LazyTable::new(name.clone(), Arc::clone(&schema), Box::new(make)));
+        // A pipeline's contract is listed among the tables; the one that is shown is this.
+        shown.retain(|other| other.name != name);
+        shown.push(user_table(&name, &description, &schema, Arc::clone(&table)));
+        found.insert(name, table);
+    }
+    Ok(())
+}
+
+async fn rows_of(table: Arc<dyn TableProvider>) -> PlanResult<RecordBatch> {
+    let rows = SessionContext::new().read_table(table)?;
+    let schema = Arc::clone(rows.schema().inner());
+    Ok(concat_batches(&schema, &rows.collect().await?)?)
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
