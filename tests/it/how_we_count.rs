@@ -137,11 +137,11 @@ fn tests(dir: &Path, found: &mut BTreeMap<String, PathBuf>) {
             for line in text.lines().map(str::trim) {
                 if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                     is_test = true;
-                } else if let Some(rest) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
-                    if std::mem::take(&mut is_test) {
-                        let name = rest.split(['(', '<']).next().unwrap();
-                        found.insert(name.to_owned(), path.clone());
-                    }
+                } else if let Some(rest) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))
+                    && std::mem::take(&mut is_test)
+                {
+                    let name = rest.split(['(', '<']).next().unwrap();
+                    found.insert(name.to_owned(), path.clone());
                 }
             }
         }
