@@ -1,8 +1,12 @@
 //! Runs that are killed, against a run that is left alone.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
-use super::support::{Running, Said, Site, assert_same_lines, files, within};
+use super::support::{Running, SOON, Said, Site, assert_same_lines, files, within};
 
 /// What must be the same row by row. `revision` counts how often a row changed, which depends on how the log was cut
 /// into epochs; so do the entries of the ledger that took each other back, and which of the two events that tell of one
@@ -47,8 +51,8 @@ const EVENTS_A_PIECE: usize = 600;
 /// Lines by which an event is held back at most: about three weeks of this account; the ledger keeps 30 days open.
 const HELD_BACK: u64 = 800;
 
-/// How long an engine lives that has nothing more to write.
-const LONGEST_LIFE: Duration = Duration::from_millis(2_500);
+/// How long an engine lives that has begun to serve and has nothing more to write.
+const LONGEST_LIFE: Duration = Duration::from_millis(1_500);
 
 /// A generator of numbers that are the same in every run (Knuth's MMIX constants).
 pub(super) struct Numbers(pub(super) u64);
@@ -111,7 +115,14 @@ fn run_with_kills(site: &Site, data: &str, pieces: &[String], numbers: &mut Numb
             let goal = files(&site.path(data)).len() + numbers.below(most) as usize;
             let variables = [("TRIBUTARY_ENGINE__CHECKPOINT_SECONDS", "0")];
             let engine = Running::start(site, &format!("--data-dir {data}"), &variables);
-            within(LONGEST_LIFE, || (files(&site.path(data)).len() > goal).then_some(()));
+            let mut serves_since = None;
+            within(SOON, || {
+                if serves_since.is_none() && engine.said().contains("PostgreSQL:") {
+                    serves_since = Some(Instant::now());
+                }
+                let is_idle = serves_since.is_some_and(|since| since.elapsed() > LONGEST_LIFE);
+                (is_idle || files(&site.path(data)).len() > goal).then_some(())
+            });
             let said = engine.kill();
             assert!(!said.contains("ERROR") && !said.contains("WARN"), "{said}");
             kills.all += 1;
