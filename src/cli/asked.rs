@@ -79,7 +79,7 @@ impl Asked {
         if tables.is_empty() {
             return Err(nothing(place));
         }
-        run::catalog(tables).await
+        run::catalog(&self.config(place)?, tables).await
     }
 }
 

@@ -86,7 +86,7 @@ impl Place {
 }
 
 /// The pipelines that come with the program.
-const SHIPPED: [(&str, &str); 24] = [
+const SHIPPED: [(&str, &str); 25] = [
     ("arpa.sql", include_str!("../../pipelines/arpa.sql")),
     ("churn_features.sql", include_str!("../../pipelines/churn_features.sql")),
     ("cohort_logo_retention.sql", include_str!("../../pipelines/cohort_logo_retention.sql")),
