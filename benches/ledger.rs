@@ -4,7 +4,12 @@
 //! subscription with a year of monthly history, and on a simulated account the ledger's share of the time that decoding
 //! and ledger take together. One thread; memory is what the allocator was asked for.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints and times")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints and times"
+)]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 use std::{
@@ -169,7 +174,10 @@ fn subscription(id: u32, month: i64, seats: i64, before: i64) -> String {
         _ if seats == before => {
             ("updated", format!(r#","previous_attributes":{{"items":{{"data":[{}]}}}}"#, item(id, time, before)))
         }
-        _ => ("updated", format!(r#","previous_attributes":{{"items":{{"data":[{}]}}}}"#, item(id, time + MONTH, before))),
+        _ => (
+            "updated",
+            format!(r#","previous_attributes":{{"items":{{"data":[{}]}}}}"#, item(id, time + MONTH, before)),
+        ),
     };
     format!(
         r#"{{"id":"evt_{id}_{month}","object":"event","type":"customer.subscription.{kind}","created":{time},"livemode":true,

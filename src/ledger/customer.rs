@@ -256,7 +256,8 @@ impl CustomerState {
             taxes.insert(position, TaxTold { time, item, net, gross, event_id, appended_at });
             if taxes.len() > MAX_TAX_LINES {
                 // The oldest whose item has told again since.
-                let superseded = (0..taxes.len()).find(|old| taxes[old + 1..].iter().any(|new| new.item == taxes[*old].item));
+                let superseded =
+                    (0..taxes.len()).find(|old| taxes[old + 1..].iter().any(|new| new.item == taxes[*old].item));
                 taxes.remove(superseded.unwrap_or(0));
             }
             inserted = Inserted::New;

@@ -15,10 +15,7 @@ use super::{
 };
 use crate::{
     money::{Currency, Rational},
-    stripe::{
-        ids::DiscountId,
-        types::Interval,
-    },
+    stripe::{ids::DiscountId, types::Interval},
     time::EventTime,
 };
 
@@ -82,9 +79,7 @@ pub(crate) fn apply(lines: &mut [Line<'_>], rules: &Rules, time: EventTime) -> O
 fn ordered(part: &Part, own: bool, order: DiscountOrder) -> Vec<&PartDiscount> {
     let of_level = |discount: &&PartDiscount| (discount.level == Level::Item) == own;
     let mut discounts: Vec<&PartDiscount> = part.discounts.iter().filter(of_level).collect();
-    let is_percent = |discount: &&PartDiscount| {
-        discount.terms.as_ref().is_ok_and(|terms| terms.percent_off.is_some())
-    };
+    let is_percent = |discount: &&PartDiscount| discount.terms.as_ref().is_ok_and(|terms| terms.percent_off.is_some());
     match order {
         DiscountOrder::List => {}
         DiscountOrder::PercentFirst => discounts.sort_by_key(|discount| !is_percent(discount)),
@@ -128,12 +123,7 @@ fn apply_one(
 
 /// Takes one coupon off the lines it applies to and says which those were; `None` when its amount in their currency is
 /// not known.
-fn take(
-    lines: &mut [Line<'_>],
-    discount: &PartDiscount,
-    terms: &Terms,
-    only: Option<usize>,
-) -> Option<Vec<usize>> {
+fn take(lines: &mut [Line<'_>], discount: &PartDiscount, terms: &Terms, only: Option<usize>) -> Option<Vec<usize>> {
     let eligible: Vec<usize> = lines
         .iter()
         .enumerate()
@@ -148,7 +138,8 @@ fn take(
             amounts[*index] = &lines[*index].left * percent / BigInt::from(100);
         }
     } else {
-        let mut invoices: Vec<_> = eligible.iter().map(|index| (lines[*index].cadence, lines[*index].currency)).collect();
+        let mut invoices: Vec<_> =
+            eligible.iter().map(|index| (lines[*index].cadence, lines[*index].currency)).collect();
         invoices.sort_unstable();
         invoices.dedup();
         for invoice in invoices {

@@ -204,11 +204,7 @@ fn part(
 
 /// Explicit inclusive rates are taken out of the amount; else what the item's last finalised line told (revenue.md
 /// "never MRR").
-fn tax(
-    item: &Item,
-    tax_inclusive: Option<bool>,
-    net_share: &impl Fn(&SubscriptionItemId) -> Option<Rational>,
-) -> Tax {
+fn tax(item: &Item, tax_inclusive: Option<bool>, net_share: &impl Fn(&SubscriptionItemId) -> Option<Rational>) -> Tax {
     if let Some(percent) = &item.inclusive_percent {
         let hundred = Rational::from_integer(100.into());
         return Tax::Inclusive(&hundred / (&hundred + &**percent));

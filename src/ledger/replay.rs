@@ -139,8 +139,18 @@ impl History {
             (Some(step), Some((time, ..))) if step.time == *time => step,
             (Some(mut other), _) => {
                 let nothing = State::default();
-                let wrote =
-                    self.write(&mut other, &nothing, nothing.clone(), None, &[], Kind::Imported, Evidence::Alone, id, around, cx);
+                let wrote = self.write(
+                    &mut other,
+                    &nothing,
+                    nothing.clone(),
+                    None,
+                    &[],
+                    Kind::Imported,
+                    Evidence::Alone,
+                    id,
+                    around,
+                    cx,
+                );
                 written |= wrote.entries;
                 Box::default()
             }
@@ -288,7 +298,8 @@ impl History {
         let same = Arc::ptr_eq(&before.valued, &after.valued);
         let mut wrote = Wrote { entries: false, state: step.after != after };
         if !(same && step.slots.is_empty()) {
-            let mut wanted = if same { Vec::new() } else { entries::between(&before.valued, &after.valued, kind == Kind::Imported) };
+            let mut wanted =
+                if same { Vec::new() } else { entries::between(&before.valued, &after.valued, kind == Kind::Imported) };
             for entry in &mut wanted {
                 entry.known_at = entry.known_at.max(after.known_at).max(before.known_at);
             }
@@ -424,7 +435,7 @@ fn show(
             None => {
                 let end = step.shown.len();
                 content::insert_tight(&mut step.shown, end, shown);
-            },
+            }
         }
     }
 }

@@ -131,9 +131,8 @@ impl Review<'_> {
         let mut first = true;
         while let Some(next) = rest.first() {
             let opening = &*next.provenance == RECONSTRUCTED;
-            let same = |row: &&ItemState| {
-                row.valid_from == next.valid_from && (&*row.provenance == RECONSTRUCTED) == opening
-            };
+            let same =
+                |row: &&ItemState| row.valid_from == next.valid_from && (&*row.provenance == RECONSTRUCTED) == opening;
             let (instant, later) = rest.split_at(rest.iter().take_while(|row| same(row)).count());
             rest = later;
             for row in instant {
@@ -175,8 +174,7 @@ impl Review<'_> {
         let content = Arc::new(newest.content(items));
         let ended = newest.has(flag::DELETED);
         loop {
-            let prints =
-                parts.iter().map(|part| (part.item.clone(), parts::print(&content, ended, part))).collect();
+            let prints = parts.iter().map(|part| (part.item.clone(), parts::print(&content, ended, part))).collect();
             let mut gaps = Vec::new();
             let after = valuation::value(&content, ended, &parts, prints, time, self.rules, &mut gaps);
             let wanted = entries::between(&self.before, &after, opening);

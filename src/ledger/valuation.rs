@@ -114,8 +114,7 @@ pub(crate) fn standing(content: &Content, ended: bool, rules: &Rules) -> Standin
     if content.status == SubscriptionStatus::Trialing {
         return Standing::Trial;
     }
-    let leaves_now =
-        content.cancel_scheduled && rules.scheduled_cancellation == ScheduledCancellation::LeavesAtRequest;
+    let leaves_now = content.cancel_scheduled && rules.scheduled_cancellation == ScheduledCancellation::LeavesAtRequest;
     let paused = content.collection_paused && !rules.count_paused_collection;
     if !rules.counts_status(&content.status) || leaves_now || paused {
         Standing::Out

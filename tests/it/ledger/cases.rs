@@ -221,7 +221,10 @@ fn a_trial_is_nothing_until_it_converts() {
     assert_eq!(book.moved(), [short(7 * DAY, "new", "trial_converted", "1.000000 usd", "1.000000 usd")]);
     assert_eq!(book.states[0].flags, ["trial".into()]);
     assert_eq!(book.states[0].list_amount.unwrap().to_string(), "1");
-    assert_eq!(book.outlook("trial"), [(0, "start", "trial_started", "1.000000"), (7 * DAY, "end", "trial_converted", "-1.000000")].map(owned));
+    assert_eq!(
+        book.outlook("trial"),
+        [(0, "start", "trial_started", "1.000000"), (7 * DAY, "end", "trial_converted", "-1.000000")].map(owned)
+    );
 }
 
 #[test]

@@ -230,7 +230,10 @@ fn worth(entries: &[&LedgerEntry]) -> Vec<String> {
             let (time, item, price) = (entry.event_time, &entry.subscription_item_id, &entry.price_id);
             let deltas = (entry.list_delta, entry.discount_delta, entry.mrr_delta, entry.quantity_delta.to_string());
             let cadence = (entry.interval, entry.interval_count);
-            format!("{time} {item} {price} {} {} {:?} {deltas:?} {cadence:?}", entry.currency, entry.change, entry.causes)
+            format!(
+                "{time} {item} {price} {} {} {:?} {deltas:?} {cadence:?}",
+                entry.currency, entry.change, entry.causes
+            )
         })
         .collect();
     worth.sort_unstable();
