@@ -64,9 +64,9 @@ const OUTLOOK: &str = "outlook_ledger";
 
 /// The columns that say when a row became known, and when what it tells happened.
 const KNOWN: [&str; 2] = ["known_at", "received_at"];
-const HAPPENED: [&str; 4] = ["event_time", "occurred_at", "valid_from", "created"];
-/// Rates are of a day.
-const DAY: &str = "day";
+const HAPPENED: [&str; 5] = ["event_time", "occurred_at", "valid_from", "created", "finalized_at"];
+/// Rates are of a day, and the books of a month.
+const DAYS: [&str; 2] = ["day", "month"];
 
 /// What of the history is asked for.
 #[derive(Clone, Debug)]
@@ -188,13 +188,14 @@ fn column(table: &Table, names: &[&str]) -> Option<Expr> {
 fn condition(table: &Table, question: &Question) -> Option<Expr> {
     let until = |names: &[&str], bound: Option<EventTime>| Some(column(table, names)?.lt_eq(instant(bound?)));
     let customer = question.customer.as_ref().filter(|_| [STATES, LEDGER].contains(&table.name.as_str()));
+    let is_date =
+        |name: &&str| table.schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Date32);
+    let days = DAYS.into_iter().find(is_date);
     let conditions = [
         until(&KNOWN, question.known_at),
         until(&HAPPENED, question.as_of).filter(|_| table.is_appended()),
-        (table.schema.field_with_name(DAY).is_ok_and(|field| *field.data_type() == DataType::Date32))
-            .then(|| question.as_of.and_then(|bound| local_day(bound.micros(), question.zone)))
-            .flatten()
-            .map(|day| quoted(DAY).lt_eq(lit(ScalarValue::Date32(Some(day))))),
+        days.zip(question.as_of.and_then(|bound| local_day(bound.micros(), question.zone)))
+            .map(|(column, day)| quoted(column).lt_eq(lit(ScalarValue::Date32(Some(day))))),
         customer.map(|customer| quoted("customer_id").eq(lit(customer.as_str()))),
     ];
     conditions.into_iter().flatten().reduce(Expr::and)

@@ -3,13 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    ledger::{
-        Arrival, Delta, Error, Ledger,
-        rows::{Change, Movement},
-    },
-    stripe::types::Scope,
-};
+use crate::ledger::{Arrival, Delta, Error, Ledger, rows::Change};
 
 /// Records that were appended with a longer pause between them were not one epoch of a live engine, which waits this
 /// long for its first record. An import has no such pauses, and stays whole.
@@ -20,44 +14,71 @@ pub(super) fn apply(ledger: &mut Ledger, mut arrivals: Vec<Arrival<'_>>) -> Resu
     // Each partition is in order; the sort keeps it so.
     arrivals.sort_by_key(|arrival| arrival.appended_at);
     let mut all = Delta::default();
-    let mut movements = Movements::default();
     let together = |a: &Arrival<'_>, b: &Arrival<'_>| b.appended_at.micros() - a.appended_at.micros() <= PAUSE_MICROS;
     for portion in arrivals.chunk_by(together) {
-        let delta = ledger.apply(portion)?;
-        all.item_states.extend(delta.item_states);
-        all.entries.extend(delta.entries);
-        all.outlook.extend(delta.outlook);
-        all.billing_events.extend(delta.billing_events);
-        all.gaps.extend(delta.gaps);
-        all.late.extend(delta.late);
-        all.duplicates += delta.duplicates;
-        movements.add(delta.movements);
+        // Whole, so that no kind of row is forgotten.
+        let Delta {
+            item_states,
+            entries,
+            outlook,
+            movements,
+            billing_events,
+            gaps,
+            late,
+            metered_usage,
+            scheduled,
+            recognised,
+            duplicates,
+        } = ledger.apply(portion)?;
+        all.item_states.extend(item_states);
+        all.entries.extend(entries);
+        all.outlook.extend(outlook);
+        all.movements.extend(movements);
+        all.billing_events.extend(billing_events);
+        all.gaps.extend(gaps);
+        all.late.extend(late);
+        all.metered_usage.extend(metered_usage);
+        all.scheduled.extend(scheduled);
+        all.recognised.extend(recognised);
+        all.duplicates += duplicates;
     }
-    all.movements = movements.changes();
+    all.movements = net(all.movements, |row| (row.scope.clone(), row.movement_id.to_string()));
+    all.scheduled = net(all.scheduled, |row| (row.scope.clone(), row.schedule_id.to_string(), row.phase_start));
     Ok(all)
 }
 
-/// Changes of movements over several portions, one for each: what was there first, what is there last.
-#[derive(Default)]
-struct Movements {
-    places: BTreeMap<(Scope, String), usize>,
-    changes: Vec<Change<Movement>>,
-}
-
-impl Movements {
-    fn add(&mut self, changes: Vec<Change<Movement>>) {
-        for change in changes {
-            let Some(any) = change.before.as_ref().or(change.after.as_ref()) else { continue };
-            let next = self.changes.len();
-            let place = *self.places.entry((any.scope.clone(), any.movement_id.to_string())).or_insert(next);
-            match self.changes.get_mut(place) {
-                Some(known) => known.after = change.after,
-                None => self.changes.push(change),
-            }
+/// Changes of a keyed relation in their order, as one for each key: what was there first, what is there last.
+fn net<T: PartialEq, K: Ord>(changes: Vec<Change<T>>, key: impl Fn(&T) -> K) -> Vec<Change<T>> {
+    let mut places: BTreeMap<K, usize> = BTreeMap::new();
+    let mut netted: Vec<Change<T>> = Vec::new();
+    for change in changes {
+        let Some(any) = change.before.as_ref().or(change.after.as_ref()) else { continue };
+        let place = *places.entry(key(any)).or_insert(netted.len());
+        match netted.get_mut(place) {
+            Some(known) => known.after = change.after,
+            None => netted.push(change),
         }
     }
+    netted.retain(|change| change.before != change.after);
+    netted
+}
 
-    fn changes(self) -> Vec<Change<Movement>> {
-        self.changes.into_iter().filter(|change| change.before != change.after).collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_changes_of_a_key_are_one() {
+        let change = |before: Option<(u8, char)>, after: Option<(u8, char)>| Change { before, after };
+        let changes = vec![
+            change(None, Some((1, 'a'))),
+            change(Some((2, 'x')), Some((2, 'y'))),
+            change(Some((1, 'a')), Some((1, 'b'))),
+            change(Some((2, 'y')), None),
+            change(None, Some((3, 'q'))),
+            change(Some((3, 'q')), None),
+        ];
+        let netted = net(changes, |(key, _)| *key);
+        assert_eq!(netted, vec![change(None, Some((1, 'b'))), change(Some((2, 'x')), None)]);
     }
 }

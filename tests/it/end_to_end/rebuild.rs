@@ -14,7 +14,7 @@ use super::{
 
 /// What one ledger says, however its events arrived. `revision` counts changes, which depend on arrival; so does which
 /// of the two events that tell of one refund is heard first, and with it the day of the refund in `churn_features`.
-const LEDGER: [(&str, &str); 5] = [
+const LEDGER: [(&str, &str); 9] = [
     (
         "mrr_ledger",
         "SELECT subscription_item_id, price_id, currency, event_time, sum(mrr_delta) AS mrr_delta FROM mrr_ledger \
@@ -31,6 +31,14 @@ const LEDGER: [(&str, &str); 5] = [
          FROM expansion_events ORDER BY movement_id",
     ),
     ("mrr_daily", "SELECT * FROM mrr_daily ORDER BY currency, day"),
+    (
+        "outlook_ledger",
+        "SELECT measure, subscription_item_id, price_id, currency, event_time, sum(amount_delta) AS amount FROM \
+         outlook_ledger GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount_delta) <> 0 ORDER BY 1, 2, 3, 4, 5",
+    ),
+    ("scheduled_mrr", "SELECT count(*) AS rows FROM scheduled_mrr"),
+    ("metered_usage", "SELECT count(*) > 0 AS some FROM metered_usage"),
+    ("recognised_revenue", "SELECT count(*) > 0 AS some FROM recognised_revenue"),
     ("late_events", "SELECT count(*) AS late FROM late_events"),
 ];
 
