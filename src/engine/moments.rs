@@ -25,6 +25,9 @@ pub(super) fn apply(ledger: &mut Ledger, mut arrivals: Vec<Arrival<'_>>) -> Resu
             billing_events,
             gaps,
             late,
+            products,
+            prices,
+            coupons,
             metered_usage,
             scheduled,
             recognised,
@@ -37,12 +40,18 @@ pub(super) fn apply(ledger: &mut Ledger, mut arrivals: Vec<Arrival<'_>>) -> Resu
         all.billing_events.extend(billing_events);
         all.gaps.extend(gaps);
         all.late.extend(late);
+        all.products.extend(products);
+        all.prices.extend(prices);
+        all.coupons.extend(coupons);
         all.metered_usage.extend(metered_usage);
         all.scheduled.extend(scheduled);
         all.recognised.extend(recognised);
         all.duplicates += duplicates;
     }
     all.movements = net(all.movements, |row| (row.scope.clone(), row.movement_id.to_string()));
+    all.products = net(all.products, |row| (row.scope.clone(), row.product_id.to_string()));
+    all.prices = net(all.prices, |row| (row.scope.clone(), row.price.id.to_string()));
+    all.coupons = net(all.coupons, |row| (row.scope.clone(), row.coupon.id.to_string()));
     all.scheduled = net(all.scheduled, |row| (row.scope.clone(), row.schedule_id.to_string(), row.phase_start));
     Ok(all)
 }

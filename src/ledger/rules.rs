@@ -166,9 +166,11 @@ impl Rules {
                 pause_is_logo_churn: true,
                 ..stripe
             },
+            // A subscription on hold is worth nothing there.
             Profile::Profitwell => Self {
                 scheduled_cancellation: ScheduledCancellation::LeavesAtEnd,
                 subtract_repeating: true,
+                count_paused_collection: false,
                 logo_churn_denominator: LogoChurnDenominator::Opening,
                 pause_is_logo_churn: true,
                 ..stripe

@@ -194,6 +194,8 @@ fn whole_subscription() -> Subscription {
                 transform_quantity: Some(TransformQuantity { divide_by: 5, round_up: true }),
                 tax_inclusive: Some(true),
                 currency_options: BTreeMap::from([("eur".parse().unwrap(), whole(1_800))]),
+                active: Some(true),
+                nickname: None,
             },
             quantity: Some(Rational::new(BigInt::from(15), BigInt::from(2))),
             discounts: vec![discount("di_3", true, "FIFTH", 20, CouponDuration::Once, None)],
