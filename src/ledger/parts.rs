@@ -95,6 +95,26 @@ pub(crate) struct Terms {
     pub(crate) known_at: EventTime,
 }
 
+impl Terms {
+    fn print(&self, print: &mut Fingerprint) {
+        print.number(1).text(self.coupon.as_str());
+        print.number(match self.duration {
+            CouponDuration::Forever => 0,
+            CouponDuration::Repeating => 1,
+            CouponDuration::Once => 2,
+            CouponDuration::Other(_) => 3,
+        });
+        for amount in [&self.percent_off, &self.amount_off] {
+            print.text(&amount.as_ref().map_or_else(String::new, ToString::to_string));
+        }
+        print.optional(self.start.map(EventTime::micros)).optional(self.end.map(EventTime::micros));
+        print.number(self.applies_to.len() as u64);
+        for product in &self.applies_to {
+            print.text(product.as_str());
+        }
+    }
+}
+
 /// Why a price cannot be valued.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Unpriced {
@@ -356,7 +376,13 @@ pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
         Tax::Unknown => print.number(2),
     };
     for discount in &part.discounts {
-        print.text(discount.id.as_str()).number(discount.terms.is_ok().into());
+        print.text(discount.id.as_str());
+        match &discount.terms {
+            Ok(terms) => terms.print(&mut print),
+            Err(_) => {
+                print.number(0);
+            }
+        }
     }
     print.finish().clamp(2, u64::MAX - 1)
 }

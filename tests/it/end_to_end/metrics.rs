@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tributary::{
     config::Config,
     engine,
-    stream::{calendar, file::PipelineFile, graph::plan_all, pipeline::RowDelta},
+    stream::{self, file::PipelineFile, graph::plan_all, pipeline::RowDelta},
     tables::{self, Source},
 };
 
@@ -271,7 +271,9 @@ impl Book {
 
 fn context() -> SessionContext {
     let context = SessionContext::new();
-    context.register_udf(calendar::local_date());
+    for function in stream::functions() {
+        context.register_udf(function);
+    }
     context
 }
 
