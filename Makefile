@@ -33,7 +33,7 @@ test: setup-test ## Run every test, with a real Kafka, psql and Stripe's own SDK
 	TRIBUTARY_TEST_PYTHON=$$(scripts/python-env.sh); export TRIBUTARY_TEST_PYTHON; \
 	scripts/with-kafka.sh cargo test $(CARGO_FLAGS)
 
-bench: setup ## Time and memory of simulate, ingest and run, in the release profile (CUSTOMERS=12650 MONTHS=18)
+bench: setup ## Time and memory of simulate, ingest, run and the ledger alone, in the release profile (CUSTOMERS=12650 MONTHS=18)
 	scripts/bench.sh $(CUSTOMERS) $(MONTHS)
 
 lint: setup ## Formatting, clippy, shell scripts and the compose file

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Measures the way from Stripe's events to the tables, in the release profile:
+# Measures the way from Stripe's events to the tables, and the ledger alone, in the release profile:
 #
 #   scripts/bench.sh [CUSTOMERS [MONTHS]]   by default 12650 and 18: about a million events, 10 GB of disk
 #
@@ -38,3 +38,4 @@ step ingest "$tributary" ingest "$work/events.jsonl" --data-dir "$work/data"
 rm "$work/events.jsonl"
 step "run --once" "$tributary" run --once --data-dir "$work/data"
 echo "log $(du -sm "$work/data/log" | cut -f1) MiB, tables $(du -sm "$work/data/tables" | cut -f1) MiB" >&2
+cargo bench --locked --bench ledger -- "$customers" "$months" >&2
