@@ -164,8 +164,14 @@ pub(crate) fn value(
             Err(why) => gaps.push(Gap { reason: why.reason(), object_id: part.price.as_str().into() }),
         }
     }
-    if counted.iter().any(|part| !part.discounts.is_empty()) {
+    let discounted = counted.iter().any(|part| !part.discounts.is_empty());
+    if discounted {
         subtract(&mut valued, &counted, time, rules, gaps);
+    }
+    if discounted || valued.values.iter().any(|value| value.list.micros().is_negative()) {
+        // A shared discount and a credit depend on what the other items are worth, so on when that became known.
+        let known_at = valued.values.iter().map(|value| value.known_at).max().unwrap_or(EventTime::MIN);
+        valued.values.iter_mut().for_each(|value| value.known_at = known_at);
     }
     floor_at_zero(&mut valued.values);
     valued
