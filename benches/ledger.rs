@@ -166,7 +166,8 @@ fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-/// An event of a subscription in its month `month`, with `seats`, and `before` of them until then.
+/// An event of a subscription in its month `month`, with `seats`, and `before` of them until then. Its ids are as long
+/// as Stripe's.
 fn subscription(id: u32, month: i64, seats: i64, before: i64) -> String {
     let time = START + month * MONTH;
     let (kind, previous) = match month {
@@ -180,8 +181,8 @@ fn subscription(id: u32, month: i64, seats: i64, before: i64) -> String {
         ),
     };
     format!(
-        r#"{{"id":"evt_{id}_{month}","object":"event","type":"customer.subscription.{kind}","created":{time},"livemode":true,
-        "data":{{"object":{{"id":"sub_{id}","object":"subscription","customer":"cus_{id}","status":"active","currency":"usd",
+        r#"{{"id":"evt_1{id:0>18}{month:0>5}","object":"event","type":"customer.subscription.{kind}","created":{time},"livemode":true,
+        "data":{{"object":{{"id":"sub_{id:0>24}","object":"subscription","customer":"cus_{id:0>14}","status":"active","currency":"usd",
         "start_date":{START},"created":{START},"items":{{"object":"list","data":[{}],"has_more":false}}}}{previous}}}}}"#,
         item(id, time + MONTH, seats)
     )
@@ -189,8 +190,8 @@ fn subscription(id: u32, month: i64, seats: i64, before: i64) -> String {
 
 fn item(id: u32, period_end: i64, seats: i64) -> String {
     format!(
-        r#"{{"id":"si_{id}","object":"subscription_item","quantity":{seats},"current_period_end":{period_end},
-        "price":{{"id":"price_{}","object":"price","product":"prod_1","currency":"usd","unit_amount":2900,
+        r#"{{"id":"si_{id:0>14}","object":"subscription_item","quantity":{seats},"current_period_end":{period_end},
+        "price":{{"id":"price_{:0>24}","object":"price","product":"prod_00000000000001","currency":"usd","unit_amount":2900,
         "unit_amount_decimal":"2900","recurring":{{"interval":"month","interval_count":1,"usage_type":"licensed"}}}}}}"#,
         id % 7
     )

@@ -44,7 +44,8 @@ use super::{
 };
 use crate::{
     ledger::{
-        Rules, review,
+        Rules,
+        review::{self, Counted},
         rows::{ItemState, LedgerEntry},
     },
     serve::{UserTable, lazy::LazyTable},
@@ -59,7 +60,6 @@ const ARCHIVE: &str = "events_archive";
 const STATES: &str = "item_states";
 const LEDGER: &str = "mrr_ledger";
 const MOVEMENTS: &str = "mrr_movements";
-/// Depends on the profile like the ledger, but is not worked out again.
 const OUTLOOK: &str = "outlook_ledger";
 
 /// The columns that say when a row became known, and when what it tells happened.
@@ -135,7 +135,7 @@ pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<U
             LEDGER => Arc::new(ledger_table(table, &entries)),
             MOVEMENTS => Arc::new(movements_table(table, &entries, &question.rules)),
             SCORES => Arc::new(unavailable(table, "scores are kept only as they are now")),
-            OUTLOOK if !counted_so => Arc::new(unavailable(table, "it is kept only as the configured rules count")),
+            OUTLOOK if !counted_so => Arc::new(outlook_table(table, &entries)),
             _ if question.known_at.is_some() && column(table, &KNOWN).is_none() => {
                 Arc::new(unavailable(table, "its rows do not say since when they are known"))
             }
@@ -263,22 +263,22 @@ enum Made {
     Counted(Rules),
 }
 
-/// The entries of the ledger that was asked for.
+/// The entries of the ledger that was asked for, and where they are worked out also those beside it.
 #[derive(Debug)]
 struct Entries {
     from: Made,
     source: Option<Arc<dyn TableProvider>>,
     clock: Arc<LogClock>,
     as_of: Option<EventTime>,
-    cell: OnceCell<Arc<Vec<LedgerEntry>>>,
+    cell: OnceCell<Arc<Counted>>,
 }
 
 impl Entries {
-    async fn rows(&self) -> PlanResult<Arc<Vec<LedgerEntry>>> {
+    async fn rows(&self) -> PlanResult<Arc<Counted>> {
         self.cell.get_or_try_init(|| self.work_out()).await.cloned()
     }
 
-    async fn work_out(&self) -> PlanResult<Arc<Vec<LedgerEntry>>> {
+    async fn work_out(&self) -> PlanResult<Arc<Counted>> {
         let Some(source) = &self.source else { return Ok(Arc::default()) };
         let rows = rows_of(Arc::clone(source)).await?;
         let ends: BTreeMap<Scope, EventTime> = self
@@ -288,28 +288,32 @@ impl Entries {
             .iter()
             .map(|(scope, _, last)| (scope.clone(), self.as_of.map_or(*last, |bound| bound.min(*last))))
             .collect();
-        let mut entries = match &self.from {
-            Made::Written => read::mrr_ledger(&rows).map_err(external)?,
-            Made::Counted(rules) => counted(read::item_states(&rows).map_err(external)?, rules, &ends)?,
+        let mut counted = match &self.from {
+            Made::Written => Counted { entries: read::mrr_ledger(&rows).map_err(external)?, ..Counted::default() },
+            Made::Counted(rules) => count(read::item_states(&rows).map_err(external)?, rules, &ends)?,
         };
-        entries.retain(|entry| ends.get(&entry.scope).is_some_and(|last| entry.event_time <= *last));
-        Ok(Arc::new(entries))
+        let happened = |entry: &LedgerEntry| ends.get(&entry.scope).is_some_and(|last| entry.event_time <= *last);
+        counted.entries.retain(happened);
+        counted.outlook.retain(|row| happened(&row.entry));
+        Ok(Arc::new(counted))
     }
 }
 
 /// What item states make under `rules`, up to the end of their account and mode.
-fn counted(states: Vec<ItemState>, rules: &Rules, ends: &BTreeMap<Scope, EventTime>) -> PlanResult<Vec<LedgerEntry>> {
+fn count(states: Vec<ItemState>, rules: &Rules, ends: &BTreeMap<Scope, EventTime>) -> PlanResult<Counted> {
     let mut scopes: BTreeMap<Scope, Vec<ItemState>> = BTreeMap::new();
     for state in states {
         scopes.entry(state.scope.clone()).or_default().push(state);
     }
-    let mut entries = Vec::new();
+    let mut all = Counted::default();
     for (scope, states) in scopes {
         if let Some(end) = ends.get(&scope) {
-            entries.extend(review::entries(&states, rules, *end).map_err(external)?);
+            let Counted { entries, outlook } = review::count(&states, rules, *end).map_err(external)?;
+            all.entries.extend(entries);
+            all.outlook.extend(outlook);
         }
     }
-    Ok(entries)
+    Ok(all)
 }
 
 fn clock_table(table: &Table, clock: &Arc<LogClock>, as_of: Option<EventTime>) -> LazyTable {
@@ -333,7 +337,15 @@ fn ledger_table(table: &Table, entries: &Arc<Entries>) -> LazyTable {
     let entries = Arc::clone(entries);
     lazy(table, move || {
         let entries = Arc::clone(&entries);
-        async move { rows::mrr_ledger(&entries.rows().await?).map_err(external) }
+        async move { rows::mrr_ledger(&entries.rows().await?.entries).map_err(external) }
+    })
+}
+
+fn outlook_table(table: &Table, entries: &Arc<Entries>) -> LazyTable {
+    let entries = Arc::clone(entries);
+    lazy(table, move || {
+        let entries = Arc::clone(&entries);
+        async move { rows::outlook_ledger(&entries.rows().await?.outlook).map_err(external) }
     })
 }
 
@@ -342,7 +354,7 @@ fn movements_table(table: &Table, entries: &Arc<Entries>, rules: &Rules) -> Lazy
     lazy(table, move || {
         let (entries, rules) = (Arc::clone(&entries), rules.clone());
         async move {
-            let movements = review::movements(&entries.rows().await?, &rules).map_err(external)?;
+            let movements = review::movements(&entries.rows().await?.entries, &rules).map_err(external)?;
             rows::mrr_movements(&movements).map_err(external)
         }
     })

@@ -116,7 +116,7 @@ fn value(
             one
         })
         .collect();
-    let entries = review::entries(&states, rules, until)?;
+    let entries = review::count(&states, rules, until)?.entries;
     let own = entries.iter().filter(|entry| entry.subscription_item_id == state.subscription_item_id);
     let own: Vec<_> = own.filter(|entry| entry.event_time == until).collect();
     if own.is_empty() {

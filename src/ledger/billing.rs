@@ -14,7 +14,12 @@ use std::{
 use num_bigint::BigInt;
 use serde::{Deserialize, Serialize};
 
-use super::{content::insert_tight, hash::short, history::HORIZON_DAYS, rows::BillingEvent};
+use super::{
+    content::insert_tight,
+    hash::{QuickHash, short},
+    history::HORIZON_DAYS,
+    rows::BillingEvent,
+};
 use crate::{
     money::{Amount, Currency, Rational},
     stripe::{
@@ -48,10 +53,10 @@ pub(crate) struct Parked {
 }
 
 impl Parked {
-    /// The event again.
-    pub(crate) fn into_event(self) -> Event {
-        let Self { scope, id, kind, created, object, .. } = self;
-        Event { scope, id, kind: kind.into(), created, object, before: None }
+    /// The event again, and when it was appended.
+    pub(crate) fn into_event(self) -> (Event, EventTime) {
+        let Self { scope, id, kind, created, object, appended_at, .. } = self;
+        (Event { scope, id, kind: kind.into(), created, object, before: None }, appended_at)
     }
 }
 
@@ -59,7 +64,7 @@ impl Parked {
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Payers {
     parked: VecDeque<Parked>,
-    by_id: HashMap<u64, (EventTime, CustomerId)>,
+    by_id: HashMap<u64, (EventTime, CustomerId), QuickHash>,
     /// The same, oldest first; not stored.
     #[serde(skip)]
     by_age: BTreeSet<(EventTime, u64)>,

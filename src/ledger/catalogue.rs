@@ -10,19 +10,23 @@
 mod origin;
 mod price;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     content::full_discount_key,
+    hash::QuickHash,
     listing::{CouponRow, ProductRow},
     rows::{Change, Delta},
 };
 use crate::{
     stripe::{
         ids::{CouponId, CustomerId, DiscountId, PriceId, ProductId},
-        types::{Coupon, CouponRef, Discount, DiscountRef, Object, Price, Product, Scope, Subscription},
+        types::{Coupon, CouponRef, Discount, DiscountRef, Object, Price, Product, PromotionCode, Scope, Subscription},
     },
     time::EventTime,
 };
@@ -37,6 +41,8 @@ pub(crate) enum Need {
     Price(PriceId),
     Discount(DiscountId),
     Coupon(CouponId),
+    /// The coupon that a promotion code stands for.
+    Promotion(Arc<str>),
 }
 
 impl Need {
@@ -45,6 +51,7 @@ impl Need {
             Self::Price(id) => id.as_str(),
             Self::Discount(id) => id.as_str(),
             Self::Coupon(id) => id.as_str(),
+            Self::Promotion(id) => id,
         }
     }
 }
@@ -68,10 +75,12 @@ pub(crate) struct DiscountFacts {
 /// What one account and mode has.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Shelf {
-    prices: HashMap<PriceId, Known<PriceFacts>>,
-    products: HashMap<ProductId, Known<Said<Product>>>,
-    coupons: HashMap<CouponId, Known<Coupon>>,
-    discounts: HashMap<DiscountId, Known<DiscountFacts>>,
+    prices: HashMap<PriceId, Known<PriceFacts>, QuickHash>,
+    products: HashMap<ProductId, Known<Said<Product>>, QuickHash>,
+    coupons: HashMap<CouponId, Known<Coupon>, QuickHash>,
+    discounts: HashMap<DiscountId, Known<DiscountFacts>, QuickHash>,
+    /// Which coupon a promotion code stands for, which never changes, and when that was appended.
+    promotions: HashMap<Arc<str>, (CouponId, EventTime), QuickHash>,
     waiting: BTreeMap<Need, BTreeSet<CustomerId>>,
     /// What was contradicted, so that each thing is reported once.
     contradicted: BTreeSet<Need>,
@@ -116,6 +125,11 @@ impl Shelf {
         self.discounts.get(id)
     }
 
+    /// The coupon that a promotion code stands for, and when that was appended.
+    pub(crate) fn promotion(&self, id: &str) -> Option<&(CouponId, EventTime)> {
+        self.promotions.get(id)
+    }
+
     /// The greatest event time seen.
     pub(crate) fn now(&self) -> EventTime {
         self.last_event
@@ -144,7 +158,7 @@ impl Shelf {
             Object::Product(product) => self.learn_product(product, telling),
             Object::Coupon(coupon) => self.learn_coupon(coupon, telling, lesson),
             Object::Discount(discount) => self.learn_discount(discount, telling, lesson),
-            Object::PromotionCode(code) => self.learn_coupon_ref(code.coupon.as_ref(), telling, lesson),
+            Object::PromotionCode(code) => self.learn_promotion(code, telling, lesson),
             Object::Invoice(invoice) => {
                 let bodies = invoice.lines.iter().filter_map(|line| line.price_body.as_deref());
                 self.learn_prices(bodies, telling, lesson)
@@ -173,6 +187,18 @@ impl Shelf {
     ) -> bool {
         let telling = &Telling { ends: false, ..*telling };
         prices.fold(false, |changed, price| self.learn_price(price, telling, lesson) | changed)
+    }
+
+    fn learn_promotion(&mut self, code: &PromotionCode, telling: &Telling, lesson: &mut Lesson) -> bool {
+        let changed = self.learn_coupon_ref(code.coupon.as_ref(), telling, lesson);
+        let Some(coupon) = code.coupon.as_ref().map(CouponRef::id) else { return changed };
+        if self.promotions.contains_key(code.id.as_str()) {
+            return changed;
+        }
+        let id: Arc<str> = code.id.as_str().into();
+        self.promotions.insert(Arc::clone(&id), (coupon.clone(), telling.at));
+        lesson.learnt.push(Need::Promotion(id));
+        true
     }
 
     fn learn_coupon_ref(&mut self, coupon: Option<&CouponRef>, telling: &Telling, lesson: &mut Lesson) -> bool {
@@ -223,10 +249,8 @@ impl Shelf {
     }
 
     fn learn_discount(&mut self, discount: &Discount, telling: &Telling, lesson: &mut Lesson) -> bool {
-        let (coupon, mut changed) = match &discount.coupon {
-            CouponRef::Id(id) => (id.clone(), false),
-            CouponRef::Full(coupon) => (coupon.id.clone(), self.learn_coupon(coupon, telling, lesson)),
-        };
+        let coupon = discount.coupon.id().clone();
+        let mut changed = self.learn_coupon_ref(Some(&discount.coupon), telling, lesson);
         let key = full_discount_key(discount);
         let facts = DiscountFacts { coupon, start: discount.start, end: discount.end };
         let Telling { at, origin, .. } = *telling;

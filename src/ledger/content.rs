@@ -14,7 +14,7 @@ use crate::{
     money::{Currency, Rational},
     stripe::{
         ids::{DiscountId, PriceId, SubscriptionItemId},
-        types::{CouponRef, Discount, DiscountRef, Subscription, SubscriptionItem, SubscriptionStatus, TaxRate},
+        types::{Discount, DiscountRef, Subscription, SubscriptionItem, SubscriptionStatus, TaxRate},
     },
     time::EventTime,
 };
@@ -152,10 +152,7 @@ pub(crate) fn full_discount_key(discount: &Discount) -> DiscountId {
     if let Some(id) = &discount.id {
         return id.clone();
     }
-    let coupon = match &discount.coupon {
-        CouponRef::Id(id) => id,
-        CouponRef::Full(coupon) => &coupon.id,
-    };
+    let coupon = discount.coupon.id();
     let seconds = |time: Option<EventTime>| time.map_or_else(String::new, |time| time.seconds().to_string());
     DiscountId::from(format!("coupon:{coupon}:{}:{}", seconds(discount.start), seconds(discount.end)).as_str())
 }

@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Error,
-    billing::Told,
+    Arrival, Error,
+    billing::{Heard, Told},
     catalogue::Need,
     content::{discount_key, full_discount_key, insert_tight},
     history::{History, Inserted, Snap},
     movements::Movements,
     replay::{Context, Surroundings},
     revenue::Books,
+    rows::LateEvent,
     schedules::Schedules,
     usage::Usage,
 };
@@ -93,13 +94,10 @@ pub(crate) struct CustomerState {
     subscriptions: Vec<(SubscriptionId, History)>,
     around: Around,
     movements: Movements,
-    pub(crate) told: Told,
-    pub(crate) usage: Usage,
-    pub(crate) schedules: Schedules,
-    pub(crate) books: Books,
-    /// The newest append time among what the current batch brought.
-    #[serde(skip)]
-    trigger: Option<EventTime>,
+    told: Told,
+    usage: Usage,
+    schedules: Schedules,
+    books: Books,
 }
 
 impl Surroundings for Around {
@@ -151,8 +149,59 @@ impl Surroundings for Around {
 }
 
 impl CustomerState {
+    /// Takes in an event. True if it has to be settled.
+    pub(crate) fn hear(&mut self, arrival: Arrival<'_>, cx: &mut Context<'_>) -> bool {
+        let Arrival { event, appended_at } = arrival;
+        let Context { customer, rules, folding, .. } = *cx;
+        let mut settle = false;
+        if let Object::Invoice(invoice) = &event.object {
+            *cx.shelf_changed |=
+                self.usage.hear(event, invoice, appended_at, customer, cx.shelf, rules, folding, cx.delta);
+            if &*event.kind == "invoice.finalized" {
+                settle = self.taxed(event, invoice, appended_at) == Inserted::New;
+            }
+        }
+        if let Object::Invoice(_)
+        | Object::Charge(_)
+        | Object::Refund(_)
+        | Object::CreditNote(_)
+        | Object::InvoicePayment(_) = &event.object
+        {
+            self.books.hear(event, appended_at, customer, rules.recognition, folding, cx.delta);
+        }
+        let inserted = match &event.object {
+            Object::Subscription(subscription) => self.subscription(event, subscription, appended_at, folding),
+            Object::Customer(customer) => self.customer(event, customer, appended_at),
+            Object::Discount(discount) => self.discount(event, discount, appended_at),
+            Object::Schedule(schedule) => self.schedules.insert(event, schedule, appended_at),
+            Object::CreditNote(_) | Object::InvoicePayment(_) => return settle,
+            _ => match self.told.hear(event, appended_at, customer, folding) {
+                Heard::Row(row) => {
+                    cx.delta.billing_events.push(*row);
+                    return settle;
+                }
+                Heard::Nothing => return settle,
+                Heard::Duplicate => Inserted::Duplicate,
+                Heard::Late => Inserted::Late,
+            },
+        };
+        match inserted {
+            Inserted::New => settle = true,
+            Inserted::Duplicate => cx.delta.duplicates += 1,
+            Inserted::Late => cx.delta.late.push(LateEvent {
+                scope: event.scope.clone(),
+                event_id: event.id.clone(),
+                kind: event.kind.clone(),
+                created: event.created,
+                known_at: appended_at,
+                customer_id: Some(customer.clone()),
+            }),
+        }
+        settle
+    }
+
     /// Takes in a snapshot of a subscription.
-    pub(crate) fn subscription(
+    fn subscription(
         &mut self,
         event: &Event,
         subscription: &Subscription,
@@ -170,7 +219,7 @@ impl CustomerState {
     }
 
     /// Takes in a snapshot of the customer itself.
-    pub(crate) fn customer(&mut self, event: &Event, customer: &Customer, appended_at: EventTime) -> Inserted {
+    fn customer(&mut self, event: &Event, customer: &Customer, appended_at: EventTime) -> Inserted {
         if customer.deleted || event.is_deletion() {
             return self.delete(event, appended_at);
         }
@@ -186,7 +235,7 @@ impl CustomerState {
     }
 
     /// Takes in an event of a discount on the customer.
-    pub(crate) fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime) -> Inserted {
+    fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime) -> Inserted {
         let id = full_discount_key(discount);
         let what = if event.is_deletion() { DiscountMove::Remove(id) } else { DiscountMove::Add(id) };
         self.discount_move(event, what, appended_at)
@@ -232,7 +281,7 @@ impl CustomerState {
 
     /// Takes in what the lines of a finalised invoice tell of the tax that their amounts include. Prorations are of
     /// another time and tell nothing.
-    pub(crate) fn taxed(&mut self, event: &Event, invoice: &Invoice, appended_at: EventTime) -> Inserted {
+    fn taxed(&mut self, event: &Event, invoice: &Invoice, appended_at: EventTime) -> Inserted {
         let time = event.created;
         let mut inserted = Inserted::Duplicate;
         for line in invoice.lines.iter().filter(|line| !line.proration && line.amount > 0) {
@@ -296,7 +345,6 @@ impl CustomerState {
 
     /// Works out again what was touched, publishes what changed and folds what is out of reach.
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) -> Result<(), Error> {
-        cx.trigger = self.trigger.take().unwrap_or(cx.trigger);
         self.touch_unsettled(cx.shelf.now());
         if self.usage.waits() {
             self.usage.settle(cx.scope, cx.customer, cx.shelf, cx.rules, cx.delta);
@@ -325,19 +373,5 @@ impl CustomerState {
         }
         let oldest = subscriptions.iter().flat_map(|(_, history)| history.written()).map(|(time, _)| time).min();
         movements.fold(oldest, cx.rules)
-    }
-
-    /// Notes that a batch concerns the customer. True for the first time in this batch.
-    pub(crate) fn touch(&mut self, appended_at: EventTime) -> bool {
-        let first = self.trigger.is_none();
-        self.trigger = self.trigger.max(Some(appended_at));
-        first
-    }
-
-    /// After a restore.
-    pub(crate) fn share(&mut self) {
-        for (_, history) in &mut self.subscriptions {
-            history.share();
-        }
     }
 }

@@ -32,7 +32,7 @@ pub const HORIZON_DAYS: i64 = 30;
 pub const MAX_STEPS: usize = 4096;
 
 /// One snapshot.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Snap {
     pub(super) id: EventId,
     pub(super) appended_at: EventTime,
@@ -72,7 +72,7 @@ impl Snap {
 }
 
 /// The state after a second.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct State {
     pub(crate) valued: Arc<Valued>,
     pub(super) print: Option<u64>,
@@ -82,7 +82,7 @@ pub(crate) struct State {
 
 /// One second in which something happened, or in which something outside the subscription changed its value: its
 /// customer's discount or deletion, or the end of a discount.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Step {
     pub(crate) time: EventTime,
     pub(super) snaps: Vec<Snap>,
@@ -111,7 +111,7 @@ pub(crate) enum Inserted {
 }
 
 /// The history of one subscription.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct History {
     /// Its `*.created` event was seen, so that nothing lies before the first snapshot.
     pub(super) creation_seen: bool,
@@ -122,7 +122,6 @@ pub(crate) struct History {
     pub(super) steps: Vec<Step>,
     pub(super) gaps: Vec<u64>,
     /// First and last second that have to be worked out again.
-    #[serde(skip)]
     pub(super) dirty: Option<(EventTime, EventTime)>,
 }
 
@@ -268,22 +267,6 @@ impl History {
             } else {
                 index += 1;
             }
-        }
-    }
-
-    /// After a restore: makes equal neighbours one again.
-    pub(crate) fn share(&mut self) {
-        let mut previous = self.base.as_ref().map(|(_, state)| Arc::clone(&state.valued));
-        for step in &mut self.steps {
-            if let Some(previous) = &previous
-                && *previous == step.after.valued
-            {
-                step.after.valued = Arc::clone(previous);
-            }
-            for snap in &mut step.snaps {
-                content::share(&mut snap.content, step.after.valued.content.as_ref());
-            }
-            previous = Some(Arc::clone(&step.after.valued));
         }
     }
 }

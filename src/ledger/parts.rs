@@ -5,7 +5,7 @@
 //! resolved is named. Which of it counts is decided in [`super::valuation`], from these parts alone, so that another
 //! profile's history is a function of the rows.
 
-use std::{collections::HashMap, hash::Hasher, sync::Arc};
+use std::{collections::HashMap, hash::Hasher};
 
 use num_bigint::BigInt;
 use num_traits::Zero;
@@ -13,7 +13,7 @@ use num_traits::Zero;
 use super::{
     catalogue::{Known, Need, PriceFacts, Shelf},
     content::{Content, Item, Quantity},
-    hash::Fingerprint,
+    hash::{Fingerprint, QuickHash},
 };
 use crate::{
     money::{Currency, PeriodAmount, Rational},
@@ -154,7 +154,7 @@ impl<'a> Shared<'a> {
 /// List amounts already worked out for a price, a currency and a whole quantity. Never stored; dropped whenever the
 /// catalogue changes.
 #[derive(Default)]
-pub(crate) struct Memo(HashMap<PriceId, Vec<(Currency, i64, PeriodAmount)>>);
+pub(crate) struct Memo(HashMap<PriceId, Vec<(Currency, i64, PeriodAmount)>, QuickHash>);
 
 /// Quantities remembered for one price: enough for seats of most plans, small enough to search.
 const MEMO_QUANTITIES: usize = 64;
@@ -237,8 +237,23 @@ fn tax(item: &Item, tax_inclusive: Option<bool>, net_share: &impl Fn(&Subscripti
 
 fn terms(id: &DiscountId, currency: Option<Currency>, shelf: &Shelf) -> Result<Terms, Need> {
     let discount = shelf.discount(id).ok_or_else(|| Need::Discount(id.clone()))?;
-    let coupon = shelf.coupon(&discount.value.coupon).ok_or_else(|| Need::Coupon(discount.value.coupon.clone()))?;
-    let facts = &coupon.value;
+    let facts = &discount.value;
+    coupon_terms(&facts.coupon, (facts.start, facts.end), discount.at, currency, shelf)
+}
+
+/// What a coupon takes off an item in `currency`, from its start to its end; `known_at` is when that was appended.
+///
+/// # Errors
+/// The coupon, while it is not known.
+pub(crate) fn coupon_terms(
+    coupon: &CouponId,
+    (start, end): (Option<EventTime>, Option<EventTime>),
+    known_at: EventTime,
+    currency: Option<Currency>,
+    shelf: &Shelf,
+) -> Result<Terms, Need> {
+    let known = shelf.coupon(coupon).ok_or_else(|| Need::Coupon(coupon.clone()))?;
+    let facts = &known.value;
     let amount_off = match &facts.amount_off {
         Some(amount) if facts.currency == currency => Some(amount),
         _ => currency.and_then(|currency| facts.currency_options.get(&currency)),
@@ -249,9 +264,9 @@ fn terms(id: &DiscountId, currency: Option<Currency>, shelf: &Shelf) -> Result<T
         percent_off: facts.percent_off.clone(),
         amount_off: amount_off.cloned(),
         applies_to: facts.applies_to.clone(),
-        start: discount.value.start,
-        end: discount.value.end,
-        known_at: discount.at.max(coupon.at),
+        start,
+        end,
+        known_at: known_at.max(known.at),
     })
 }
 
@@ -385,9 +400,4 @@ pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
         }
     }
     print.finish().clamp(2, u64::MAX - 1)
-}
-
-/// The first item's id, to name a subscription whose items are not all known.
-pub(crate) fn first_item(content: &Content) -> Arc<str> {
-    content.items.first().map_or("", |item| item.id.as_str()).into()
 }

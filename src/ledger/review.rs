@@ -1,6 +1,6 @@
 //! The ledger as another profile would have it, or as it was known at another moment: pure functions of its rows.
 //!
-//! [`entries`] values `item_states` under any rules, by the same code as the ledger itself; [`movements`] nets and
+//! [`count`] values `item_states` under any rules, by the same code as the ledger itself; [`movements`] nets and
 //! classifies any set of ledger rows. So *as known at K* is [`movements`] of the rows with `known_at` ≤ K, *as of day D*
 //! of those with event time ≤ D, and another profile's history needs no replay of events.
 
@@ -12,7 +12,7 @@ use super::{
     entries::{self, Causes, Entry, Place, Side, Slot},
     movements::Movements,
     parts::{self, Part},
-    rows::{Delta, ItemState, LedgerEntry, Measure, Movement, flag},
+    rows::{Delta, ItemState, LedgerEntry, Measure, Movement, OutlookEntry, flag},
     rules::{BackdatedStart, Rules},
     states::RECONSTRUCTED,
     valuation::{self, Valued},
@@ -75,12 +75,21 @@ fn slot(row: &LedgerEntry) -> Slot {
     }
 }
 
-/// The ledger that some item states make under `rules`; discounts end up to `until`, the time of the newest event. An
+/// What item states make under some rules.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Counted {
+    /// The ledger.
+    pub entries: Vec<LedgerEntry>,
+    /// The figures beside it: trials, and what is scheduled to leave.
+    pub outlook: Vec<OutlookEntry>,
+}
+
+/// The entries that some item states make under `rules`; discounts end up to `until`, the time of the newest event. An
 /// entry's `event_ids` hold the last event of its second, as the states do.
 ///
 /// # Errors
 /// [`Error::Overflow`].
-pub fn entries(states: &[ItemState], rules: &Rules, until: EventTime) -> Result<Vec<LedgerEntry>, Error> {
+pub fn count(states: &[ItemState], rules: &Rules, until: EventTime) -> Result<Counted, Error> {
     let mut subscriptions: BTreeMap<(&Scope, &CustomerId, &SubscriptionId), Vec<&ItemState>> = BTreeMap::new();
     for state in holding(states) {
         let key = (&state.scope, &state.customer_id, &state.subscription_id);
@@ -91,7 +100,7 @@ pub fn entries(states: &[ItemState], rules: &Rules, until: EventTime) -> Result<
         let mut review = Review { scope, customer, subscription, rules, until, before: Valued::default() };
         review.of(rows, &mut delta);
     }
-    Ok(delta.entries)
+    Ok(Counted { entries: delta.entries, outlook: delta.outlook })
 }
 
 /// Of the rows of one item and instant the one with the greatest revision, unless that one was withdrawn.

@@ -16,7 +16,7 @@ use super::{
     content::Content,
     hash::Fingerprint,
     history::Inserted,
-    parts::{self, Level, PartDiscount, Shared, Terms},
+    parts::{self, Level, PartDiscount, Shared},
     replay::Context,
     rows::{Change, LedgerGap},
     valuation::{self, Gap},
@@ -26,8 +26,8 @@ use crate::{
     stripe::{
         ids::{CustomerId, EventId, SubscriptionId},
         types::{
-            CouponRef, Event, Schedule, ScheduleDiscount, ScheduleItem, SchedulePhase, Scope, Subscription,
-            SubscriptionItem, SubscriptionStatus,
+            Event, Schedule, ScheduleDiscount, ScheduleItem, SchedulePhase, Scope, Subscription, SubscriptionItem,
+            SubscriptionStatus,
         },
     },
     time::EventTime,
@@ -277,43 +277,26 @@ fn subscription(phase: &SchedulePhase) -> Subscription {
     }
 }
 
-/// A discount of a phase: of a coupon to be applied, or of one that exists.
+/// A discount of a phase: of a coupon to be applied, of a promotion code to be redeemed, or one that exists.
 fn discount(
     level: Level,
     discount: &ScheduleDiscount,
     currency: Option<Currency>,
     shelf: &Shelf,
 ) -> Option<PartDiscount> {
-    let (id, coupon, from, known_at) = match (&discount.coupon, &discount.discount) {
-        (Some(CouponRef::Id(coupon)), _) => (coupon.as_str().into(), coupon.clone(), (None, None), EventTime::MIN),
-        (Some(CouponRef::Full(coupon)), _) => {
-            (coupon.id.as_str().into(), coupon.id.clone(), (None, None), EventTime::MIN)
-        }
-        (None, Some(id)) => match shelf.discount(id) {
-            Some(known) => (id.clone(), known.value.coupon.clone(), (known.value.start, known.value.end), known.at),
-            None => return Some(PartDiscount { level, id: id.clone(), terms: Err(Need::Discount(id.clone())) }),
+    let unknown = |id: &str, need: Need| Some(PartDiscount { level, id: id.into(), terms: Err(need) });
+    let (id, coupon, from, known_at) = match (&discount.coupon, &discount.discount, &discount.promotion_code) {
+        (Some(coupon), ..) => (coupon.id().as_str().into(), coupon.id(), (None, None), EventTime::MIN),
+        (None, Some(id), _) => match shelf.discount(id) {
+            Some(known) => (id.clone(), &known.value.coupon, (known.value.start, known.value.end), known.at),
+            None => return unknown(id.as_str(), Need::Discount(id.clone())),
         },
-        (None, None) => return None,
+        (None, None, Some(code)) => match shelf.promotion(code) {
+            Some((coupon, at)) => (code.as_str().into(), coupon, (None, None), *at),
+            None => return unknown(code, Need::Promotion(code.as_str().into())),
+        },
+        (None, None, None) => return None,
     };
-    let terms = match shelf.coupon(&coupon) {
-        None => Err(Need::Coupon(coupon)),
-        Some(known) => {
-            let facts = &known.value;
-            let amount_off = match &facts.amount_off {
-                Some(amount) if facts.currency == currency => Some(amount),
-                _ => currency.and_then(|currency| facts.currency_options.get(&currency)),
-            };
-            Ok(Terms {
-                coupon,
-                duration: facts.duration.clone(),
-                percent_off: facts.percent_off.clone(),
-                amount_off: amount_off.cloned(),
-                applies_to: facts.applies_to.clone(),
-                start: from.0,
-                end: from.1,
-                known_at: known_at.max(known.at),
-            })
-        }
-    };
+    let terms = parts::coupon_terms(coupon, from, known_at, currency, shelf);
     Some(PartDiscount { level, id, terms })
 }

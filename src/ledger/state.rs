@@ -1,27 +1,75 @@
-//! The ledger's state as bytes, for checkpoints: one piece per bucket and one for the catalogue.
+//! The ledger's state as bytes: one piece per customer at rest, and for checkpoints one per bucket and one for the
+//! catalogue.
 //!
 //! A ledger that is restored from its pieces goes on exactly as if it had never stopped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{collections::BTreeMap, fmt};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, DeserializeOwned},
+};
 
-use super::{Bucket, Error, Ledger, billing::Payers, catalogue::Shelf, customer::CustomerState, rules::Rules};
+use super::{
+    Bucket, Customers, Error, Ledger, billing::Payers, catalogue::Shelf, customer::CustomerState, rules::Rules,
+};
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
+
+/// A customer's state at rest.
+pub(crate) struct Resting(Box<[u8]>);
+
+impl Resting {
+    /// `scratch` is room to write in; nothing in it is read.
+    pub(crate) fn of(state: &CustomerState, scratch: &mut Vec<u8>) -> Result<Self, Error> {
+        scratch.clear();
+        let written = postcard::to_extend(state, std::mem::take(scratch));
+        *scratch = written.map_err(|error| corrupt("a customer", &error))?;
+        Ok(Self(scratch.as_slice().into()))
+    }
+
+    pub(crate) fn open(&self) -> Result<CustomerState, Error> {
+        postcard::from_bytes(&self.0).map_err(|error| corrupt("a customer", &error))
+    }
+}
+
+impl Serialize for Resting {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Resting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Bytes;
+
+        impl de::Visitor<'_> for Bytes {
+            type Value = Resting;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("bytes")
+            }
+
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Resting, E> {
+                Ok(Resting(bytes.into()))
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {
     format: u8,
-    customers: Vec<(&'a Scope, Vec<(&'a CustomerId, &'a CustomerState)>)>,
+    customers: Vec<(&'a Scope, Vec<(&'a CustomerId, &'a Resting)>)>,
     payers: &'a Payers,
 }
 
 #[derive(Deserialize)]
 struct BucketState {
-    customers: Vec<(Scope, HashMap<CustomerId, CustomerState>)>,
+    customers: Vec<(Scope, Customers)>,
     payers: Payers,
 }
 
@@ -79,9 +127,8 @@ impl Ledger {
     /// [`Error::Corrupt`] if these are not the bytes of a bucket of this version.
     pub fn restore_bucket(&mut self, bucket: u8, bytes: &[u8]) -> Result<(), Error> {
         let BucketState { customers, mut payers } = decode(&part(bucket), bytes)?;
-        let mut customers: BTreeMap<Scope, HashMap<CustomerId, CustomerState>> = customers.into_iter().collect();
-        customers.values_mut().flat_map(HashMap::values_mut).for_each(CustomerState::share);
         payers.index();
+        let customers = customers.into_iter().collect();
         self.buckets.0[usize::from(bucket)] = Bucket { customers, payers, dirty: false };
         Ok(())
     }
@@ -116,14 +163,17 @@ fn part(bucket: u8) -> String {
 }
 
 fn encode<T: Serialize>(part: &str, state: &T) -> Result<Vec<u8>, Error> {
-    postcard::to_stdvec(state).map_err(|error| Error::Corrupt { part: part.to_owned(), detail: error.to_string() })
+    postcard::to_stdvec(state).map_err(|error| corrupt(part, &error))
 }
 
 fn decode<T: DeserializeOwned>(part: &str, bytes: &[u8]) -> Result<T, Error> {
-    let corrupt = |detail: String| Error::Corrupt { part: part.to_owned(), detail };
     match bytes.split_first() {
-        Some((&FORMAT, state)) => postcard::from_bytes(state).map_err(|error| corrupt(error.to_string())),
-        Some((other, _)) => Err(corrupt(format!("format {other}, expected {FORMAT}"))),
-        None => Err(corrupt("empty".to_owned())),
+        Some((&FORMAT, state)) => postcard::from_bytes(state).map_err(|error| corrupt(part, &error)),
+        Some((other, _)) => Err(corrupt(part, &format!("format {other}, expected {FORMAT}"))),
+        None => Err(corrupt(part, &"empty")),
     }
+}
+
+fn corrupt(part: &str, detail: &dyn fmt::Display) -> Error {
+    Error::Corrupt { part: part.to_owned(), detail: detail.to_string() }
 }

@@ -12,7 +12,7 @@ use super::{
     content::{Content, Quantity},
     discounts::{self, Line, Taken},
     hash::Fingerprint,
-    parts::{Part, Tax, Unpriced, first_item},
+    parts::{Part, Tax, Unpriced},
     rows::Measure,
     rules::{Rules, ScheduledCancellation},
 };
@@ -47,7 +47,8 @@ pub(crate) struct Value {
 /// What a state is worth, and until when that holds without another event.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Valued {
-    /// `None` before the first snapshot.
+    /// `None` before the first snapshot. Stored beside the values that share it.
+    #[serde(skip)]
     pub(crate) content: Option<Arc<Content>>,
     /// The subscription or its customer was deleted: nothing counts any more.
     pub(crate) ended: bool,
@@ -175,6 +176,11 @@ pub(crate) fn value(
     }
     floor_at_zero(&mut valued.values);
     valued
+}
+
+/// The first item's id, to name a subscription whose items are not all known.
+fn first_item(content: &Content) -> Arc<str> {
+    content.items.first().map_or("", |item| item.id.as_str()).into()
 }
 
 /// What has to become known before all of the parts are.

@@ -439,6 +439,17 @@ pub enum CouponRef {
     Full(Box<Coupon>),
 }
 
+impl CouponRef {
+    /// The coupon's id.
+    #[must_use]
+    pub fn id(&self) -> &CouponId {
+        match self {
+            Self::Id(id) => id,
+            Self::Full(coupon) => &coupon.id,
+        }
+    }
+}
+
 /// How long a coupon lasts.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum CouponDuration {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use tributary::{
     ledger::{
         BackdatedStart, DiscountOrder, Ledger, Profile, Rules, review,
-        rows::{LedgerEntry, Movement, MovementKind},
+        rows::{LedgerEntry, Measure, Movement, MovementKind, OutlookEntry},
     },
     money::{Amount, Currency},
     stripe::types::*,
@@ -223,6 +223,19 @@ fn facts(book: &Book) -> Facts {
 }
 
 /// What entries say of money, without the events that say it.
+/// The same of the figures beside the ledger.
+fn outlook_worth(rows: &[OutlookEntry]) -> Vec<String> {
+    let figure = |measure: Measure| -> Vec<LedgerEntry> {
+        rows.iter().filter(|row| row.measure == measure).map(|row| row.entry.clone()).collect()
+    };
+    let worth = |measure: Measure| {
+        let entries = figure(measure);
+        let worth = worth(&review::current(&entries));
+        worth.into_iter().map(move |row| format!("{measure:?} {row}")).collect::<Vec<_>>()
+    };
+    [Measure::Trial, Measure::CancelScheduled].into_iter().flat_map(worth).collect()
+}
+
 fn worth(entries: &[&LedgerEntry]) -> Vec<String> {
     let mut worth: Vec<String> = entries
         .iter()
@@ -357,9 +370,10 @@ proptest! {
         let written = run(&profile(rules), &shuffle(&events, &delays), &cuts);
         let straight = run(&profile(other), &events, &[]);
         let until = events.iter().map(|event| event.created).max().unwrap();
-        let reviewed = review::entries(&written.states, &profile(other), until).unwrap();
-        prop_assert_eq!(worth(&reviewed.iter().collect::<Vec<_>>()), worth(&straight.current()));
-        let moved = review::movements(&reviewed, &profile(other)).unwrap();
+        let reviewed = review::count(&written.states, &profile(other), until).unwrap();
+        prop_assert_eq!(worth(&reviewed.entries.iter().collect::<Vec<_>>()), worth(&straight.current()));
+        prop_assert_eq!(outlook_worth(&reviewed.outlook), outlook_worth(&straight.outlook));
+        let moved = review::movements(&reviewed.entries, &profile(other)).unwrap();
         prop_assert_eq!(kinds(moved.iter()), kinds(straight.movements.values()));
     }
 

@@ -124,6 +124,23 @@ fn a_phase_is_worth_what_its_items_will_be_less_coupons_for_ever_and_inclusive_t
 }
 
 #[test]
+fn a_promotion_code_of_a_phase_is_worth_its_coupon_once_it_is_known_which() {
+    let half = percent_off("HALF", 50, CouponDuration::Forever);
+    let mut first = phase(10 * DAY, None, &monthly("seats", 10_000), 1);
+    first.discounts = vec![ScheduleDiscount { promotion_code: Some("promo_1".to_owned()), ..Default::default() }];
+    let mut book = Book::of(&[
+        event("evt_coupon", "coupon.created", 0, Object::Coupon(half)),
+        told("created", 0, &schedule("not_started", vec![first])),
+    ]);
+    assert_eq!((rows(&book), book.reasons()), (vec![(10, None, "100.000000".into())], vec!["discount_unresolved"]));
+    let code = |id: &str| PromotionCode { id: id.to_owned(), coupon: Some(CouponRef::Id("HALF".into())), active: None };
+    book.apply(&[event("evt_other", "promotion_code.created", DAY, Object::PromotionCode(Box::new(code("promo_2"))))]);
+    assert_eq!(rows(&book), [(10, None, "100.000000".into())]);
+    book.apply(&[event("evt_code", "promotion_code.created", DAY, Object::PromotionCode(Box::new(code("promo_1"))))]);
+    assert_eq!(rows(&book), [(10, None, "50.000000".into())]);
+}
+
+#[test]
 fn a_phase_waits_for_its_price_and_a_trial_delays_its_worth() {
     let known = monthly("big", 7_000);
     let mut trial = phase(10 * DAY, Some(40 * DAY), &bare(&known), 1);
