@@ -205,7 +205,7 @@ impl Told {
         Heard::Row(Box::new(BillingEvent {
             scope: event.scope.clone(),
             event_id: event.id.clone(),
-            occurred_at: event.created,
+            occurred_at: fact.at.unwrap_or(event.created),
             known_at: appended_at,
             customer_id: customer.clone(),
             kind: fact.kind.into(),
@@ -236,7 +236,8 @@ impl Told {
                 *known = if void { 0 } else { refund.amount.max(*known) };
                 let grown = refunds.grown()?;
                 // The charge, as `charge.refunded` says it: which of the two tells of it first is chance.
-                Some(Fact::of("refund", charge, refund.currency, Some(grown)))
+                let fact = Fact::of("refund", charge, refund.currency, Some(grown));
+                Some(Fact { at: refund.created, ..fact })
             }
             (Object::Dispute(dispute), "charge.dispute.created") => {
                 Some(Fact::of("dispute", &dispute.id, dispute.currency, Some(dispute.amount)))
@@ -278,12 +279,14 @@ struct Fact {
     amount_minor: Option<i64>,
     attempt_count: Option<i64>,
     failure_code: Option<Arc<str>>,
+    /// When it happened, where that is not when the event was made.
+    at: Option<EventTime>,
 }
 
 impl Fact {
     fn of(kind: &'static str, object_id: &str, currency: Option<Currency>, amount_minor: Option<i64>) -> Self {
         let object_id = object_id.into();
-        Self { kind, object_id, currency, amount_minor, attempt_count: None, failure_code: None }
+        Self { kind, object_id, currency, amount_minor, attempt_count: None, failure_code: None, at: None }
     }
 }
 

@@ -271,6 +271,30 @@ impl Bill {
         parts
     }
 
+    /// Whether the same rows follow from both: when it was paid shows only where it had been given up.
+    pub(crate) fn books_like(&self, other: &Self) -> bool {
+        let Self {
+            id,
+            currency,
+            finalized_at,
+            gross,
+            lines,
+            truncated,
+            voided_at,
+            given_up,
+            paid_at,
+            notes,
+            reported: _,
+        } = self;
+        (currency, finalized_at, gross, truncated)
+            == (&other.currency, &other.finalized_at, &other.gross, &other.truncated)
+            && (voided_at, given_up) == (&other.voided_at, &other.given_up)
+            && (given_up.is_none() || *paid_at == other.paid_at)
+            && id == &other.id
+            && lines == &other.lines
+            && notes == &other.notes
+    }
+
     /// When nothing of it is left to be earned.
     pub(crate) fn done(&self, method: Method) -> EventTime {
         if self.lines.is_empty() {

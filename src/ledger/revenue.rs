@@ -219,7 +219,7 @@ impl Books {
                 let fact = RefundFact {
                     id: short(&[&refund.id]),
                     minor: refund.amount,
-                    at: event.created,
+                    at: refund.created.unwrap_or(event.created),
                     failed_at: failed.then_some(event.created),
                 };
                 self.refund(&ids, heard, |refunded| refunded.tell(fact));
@@ -245,12 +245,20 @@ impl Books {
         if fresh.is_empty() {
             return;
         }
-        self.change_payments(invoice, heard, |books| {
+        let refunded = |(_, refunded): &(u64, Refunded)| fresh.iter().any(|(_, (id, _))| refunded.ids.contains(id));
+        let matters = self.refunded.iter().any(refunded);
+        let note = |books: &mut Self| {
             for (_, link) in fresh {
                 let position = books.pays.partition_point(|other| *other < link);
                 insert_tight(&mut books.pays, position, link);
             }
-        });
+        };
+        // Who paid shows in the rows only where something was given back.
+        if matters {
+            self.change_payments(invoice, heard, note);
+        } else {
+            note(self);
+        }
     }
 
     /// Changes what is told of the refunds of a payment.
@@ -321,7 +329,7 @@ impl Books {
         let before = self.bills[at].1.clone();
         let result = change(&mut self.bills[at].1);
         let after = &self.bills[at].1;
-        if *after != before {
+        if !after.books_like(&before) {
             heard.write(&before, self.rows(key, &before, heard.method), after, self.rows(key, after, heard.method));
         }
         result

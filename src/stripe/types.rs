@@ -800,6 +800,8 @@ pub struct Refund {
     pub currency: Option<Currency>,
     /// Where it stands.
     pub status: Option<String>,
+    /// When it was made; events tell of it again when it settles.
+    pub created: Option<EventTime>,
 }
 
 /// A dispute.

@@ -8,6 +8,7 @@ mod explain;
 mod history;
 mod intake;
 mod kafka;
+mod kill_loop;
 mod metrics;
 mod pipelines;
 mod rebuild;

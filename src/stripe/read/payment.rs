@@ -17,6 +17,8 @@ struct RawPayment<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
+    created: Scalar<'a>,
+    #[serde(borrow, default)]
     customer: Scalar<'a>,
     #[serde(borrow, default)]
     amount: Scalar<'a>,
@@ -142,6 +144,7 @@ pub(super) fn read_refund(json: &str, unknown: &mut UnknownCounts) -> Result<Ref
     let raw: RawPayment<'_> = parse(json)?;
     note_word("refund.status", raw.status.text(), &REFUND_STATUSES, unknown);
     Ok(Refund {
+        created: raw.created.time(),
         id: raw.id.id().ok_or(missing("refund", "id"))?,
         charge: raw.charge.id(),
         payment_intent: raw.payment_intent.id(),

@@ -15,19 +15,19 @@ use super::{
     support::{Running, SOON, Site},
 };
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A receiver written with the official library of Standard Webhooks; it ends with the test.
-struct Receiver {
+pub(super) struct Receiver {
     process: Child,
-    messages: mpsc::Receiver<Value>,
-    port: String,
+    pub(super) messages: mpsc::Receiver<Value>,
+    pub(super) port: String,
     /// Ids of the alerts that came.
     told: BTreeSet<String>,
 }
 
 impl Receiver {
-    fn start(python: &str) -> Self {
+    pub(super) fn start(python: &str) -> Self {
         let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/receiver.py");
         let mut process =
             Command::new(python).args([program, SECRET]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -76,43 +76,46 @@ impl Drop for Receiver {
     }
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// A customer who subscribes to something for 10.00 a month ten minutes before `time`, and takes `quantity` of it then.
 pub(super) fn grows(name: &str, time: u64, quantity: u32) -> String {
     let began = time - 600;
-    let event = |number: u32, time: u64, quantity: u32, kind: &str, previous: Value| {
-        let price = json!({
-            "id": "price_10", "object": "price", "active": true, "billing_scheme": "per_unit", "currency": "usd",
-            "livemode": true, "product": "prod_1", "type": "recurring", "unit_amount": 1000,
-            "unit_amount_decimal": "1000", "created": 1_700_000_000, "tiers_mode": null, "transform_quantity": null,
-            "recurring": { "interval": "month", "interval_count": 1, "usage_type": "licensed" },
-        });
-        let item = json!({
-            "id": format!("si_{name}"), "object": "subscription_item", "quantity": quantity, "price": price,
-            "subscription": format!("sub_{name}"), "created": began, "discounts": [],
-            "current_period_start": began, "current_period_end": began + 2_592_000,
-        });
-        let subscription = json!({
-            "id": format!("sub_{name}"), "object": "subscription", "customer": format!("cus_{name}"),
-            "currency": "usd", "status": "active", "livemode": true, "created": began, "start_date": began,
-            "cancel_at_period_end": false, "discounts": [],
-            "items": { "object": "list", "data": [item], "has_more": false, "total_count": 1 },
-        });
-        let mut data = json!({ "object": subscription });
-        if !previous.is_null() {
-            data["previous_attributes"] = previous;
-        }
-        let event = json!({
-            "id": format!("evt_{name}_{number}"), "object": "event", "api_version": "2025-03-31.basil",
-            "created": time, "livemode": true, "type": format!("customer.subscription.{kind}"), "data": data,
-        });
-        event.to_string() + "\n"
-    };
-    let before = json!({ "quantity": 1, "items": { "data": [{ "id": format!("si_{name}"), "quantity": 1 }] } });
-    event(1, began, 1, "created", Value::Null) + &event(2, time, quantity, "updated", before)
+    seats(name, began, (1, began), 1, None) + &seats(name, began, (2, time), quantity, Some(1))
+}
+
+/// The event with a number and a time of a subscription for 10.00 a month and seat; of its creation, or of a change.
+pub(super) fn seats(name: &str, began: u64, (number, time): (u32, u64), quantity: u32, before: Option<u32>) -> String {
+    let price = json!({
+        "id": "price_10", "object": "price", "active": true, "billing_scheme": "per_unit", "currency": "usd",
+        "livemode": true, "product": "prod_1", "type": "recurring", "unit_amount": 1000,
+        "unit_amount_decimal": "1000", "created": 1_700_000_000, "tiers_mode": null, "transform_quantity": null,
+        "recurring": { "interval": "month", "interval_count": 1, "usage_type": "licensed" },
+    });
+    let item = json!({
+        "id": format!("si_{name}"), "object": "subscription_item", "quantity": quantity, "price": price,
+        "subscription": format!("sub_{name}"), "created": began, "discounts": [],
+        "current_period_start": began, "current_period_end": began + 2_592_000,
+    });
+    let subscription = json!({
+        "id": format!("sub_{name}"), "object": "subscription", "customer": format!("cus_{name}"),
+        "currency": "usd", "status": "active", "livemode": true, "created": began, "start_date": began,
+        "cancel_at_period_end": false, "discounts": [],
+        "items": { "object": "list", "data": [item], "has_more": false, "total_count": 1 },
+    });
+    let mut data = json!({ "object": subscription });
+    if let Some(before) = before {
+        let items = json!({ "data": [{ "id": format!("si_{name}"), "quantity": before }] });
+        data["previous_attributes"] = json!({ "quantity": before, "items": items });
+    }
+    let kind = if before.is_some() { "updated" } else { "created" };
+    let event = json!({
+        "id": format!("evt_{name}_{number}"), "object": "event", "api_version": "2025-03-31.basil",
+        "created": time, "livemode": true, "type": format!("customer.subscription.{kind}"), "data": data,
+    });
+    event.to_string() + "\n"
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::support::{Running, SOON, Said, Site, assert_same_lines, files, within
 /// What must be the same row by row. `revision` counts how often a row changed, which depends on how the log was cut
 /// into epochs; so do the entries of the ledger that took each other back, and which of the two events that tell of one
 /// refund, in two partitions of the log, is read first.
-const SAME: [(&str, &str); 15] = [
+pub(super) const SAME: [(&str, &str); 15] = [
     ("events_archive", "SELECT * FROM events_archive ORDER BY partition, \"offset\""),
     ("rejected_events", "SELECT * FROM rejected_events ORDER BY partition, \"offset\""),
     ("billing_events", "SELECT * FROM billing_events WHERE kind <> 'refund' ORDER BY event_id, kind, object_id"),
@@ -64,11 +64,11 @@ impl Numbers {
     }
 }
 
-/// Holds every second event back.
-fn held_back<'a>(lines: impl Iterator<Item = &'a str>, numbers: &mut Numbers) -> Vec<&'a str> {
+/// Holds every second event back, by at most so many lines.
+pub(super) fn held_back<'a>(lines: impl Iterator<Item = &'a str>, most: u64, numbers: &mut Numbers) -> Vec<&'a str> {
     let mut places: Vec<(u64, &str)> = (0..)
         .zip(lines)
-        .map(|(at, line)| (if numbers.below(2) == 0 { at + numbers.below(HELD_BACK) } else { at }, line))
+        .map(|(at, line)| (if numbers.below(2) == 0 { at + numbers.below(most) } else { at }, line))
         .collect();
     places.sort_by_key(|(place, _)| *place);
     places.into_iter().map(|(_, line)| line).collect()
@@ -92,7 +92,7 @@ struct Kills {
 }
 
 /// Records of the log that are durable in the tables.
-fn durable(site: &Site, data: &str) -> i64 {
+pub(super) fn durable(site: &Site, data: &str) -> i64 {
     let sql = "SELECT (SELECT count(*) FROM events_archive) + (SELECT count(*) FROM rejected_events)";
     let asked = site.command(&format!("query --output csv --data-dir {data}")).arg(sql).output().unwrap();
     let said = Said::of(asked);
@@ -140,7 +140,7 @@ fn a_run_that_was_killed_ends_in_the_same_tables() {
     site.simulate("events.jsonl", "--customers 160 --months 6 --seed 5 --disorder 0.1 --truth truth");
     let events = site.read("events.jsonl") + "not an event\n";
     let mut numbers = Numbers(13);
-    let lines = held_back(events.lines(), &mut numbers);
+    let lines = held_back(events.lines(), HELD_BACK, &mut numbers);
     let pieces: Vec<String> = lines.chunks(EVENTS_A_PIECE).map(|piece| piece.join("\n")).collect();
     assert!(pieces.len() >= 10, "{} pieces", pieces.len());
 

@@ -42,6 +42,7 @@ fn refund(id: &str, charge: &str, minor: i64) -> Object {
         amount: minor,
         currency: Some(currency("usd")),
         status: Some("succeeded".into()),
+        created: None,
     })
 }
 
@@ -104,6 +105,29 @@ fn a_refund_is_told_once_by_whichever_events_tell_it() {
         let total: i128 =
             book.billing.iter().filter(|row| &*row.kind == "refund").map(|r| r.amount.unwrap().micros()).sum();
         assert_eq!(total, 50_000_000, "{order:?}");
+    }
+}
+
+#[test]
+fn a_refund_happened_when_it_was_made_whichever_event_is_read_first() {
+    let made = |status: &str| match refund("re_1", "ch_1", 3_000) {
+        Object::Refund(refund) => {
+            Object::Refund(Refund { created: Some(at(7)), status: Some(status.into()), ..refund })
+        }
+        _ => unreachable!(),
+    };
+    let mut script = Script::default();
+    script.other("charge.succeeded", 0, Object::Charge(charge("ch_1", Some("cus_1"), 0)));
+    script.other("refund.created", 7, made("pending"));
+    script.other("charge.refunded", 7, Object::Charge(charge("ch_1", Some("cus_1"), 3_000)));
+    script.other("refund.updated", 5 * DAY, made("succeeded"));
+    for order in [[0, 1, 2, 3], [0, 3, 2, 1], [3, 2, 1, 0], [2, 3, 0, 1]] {
+        let mut book = Book::new(Rules::default());
+        for index in order {
+            book.apply(&script.events[index..=index]);
+        }
+        let refunds: Vec<_> = book.billing.iter().filter(|row| &*row.kind == "refund").collect();
+        assert_eq!((refunds.len(), refunds[0].occurred_at), (1, at(7)), "{order:?}");
     }
 }
 

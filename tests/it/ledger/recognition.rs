@@ -188,6 +188,7 @@ fn refund_of(id: &str, payment_intent: &str, minor: i64, status: &str) -> Object
         amount: minor,
         currency: Some(currency("usd")),
         status: Some(status.into()),
+        created: None,
     })
 }
 
