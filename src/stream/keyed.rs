@@ -41,7 +41,7 @@ use super::{
 const MAX_KEPT_ROWS: usize = 1_000_000;
 
 /// The most rows that may share a key: what follows takes some ten milliseconds over them.
-const MAX_ROWS_OF_A_KEY: usize = 50_000;
+const MAX_ROWS_OF_A_KEY: u64 = 50_000;
 
 /// Tables that stand for kept rows begin with this.
 const ROWS: &str = "__rows";
@@ -84,27 +84,7 @@ pub(super) fn cut(
     // Of subqueries, which are joins now.
     let plan = cut_views(plan, relations, &mut views)?;
     let plan = with_computed_keys(plan, relations)?;
-    let mut leaves: Vec<Leaf> = Vec::new();
-    let plan = plan
-        .transform_down(|node| {
-            if is_linear(&node, relations).is_err() || !reads_streams(&node, relations) {
-                return Ok(Transformed::no(node));
-            }
-            let fields = node.schema().fields().iter().enumerate();
-            let schema: SchemaRef = Arc::new(Schema::new(
-                fields
-                    .map(|(i, f)| {
-                        Field::new(format!("r{i}"), f.data_type().clone(), f.is_nullable())
-                            .with_metadata(f.metadata().clone())
-                    })
-                    .collect::<Vec<_>>(),
-            ));
-            let rows = Cell::default();
-            let scan = stand_in(&format!("{ROWS}{}", leaves.len()), 'r', node.schema(), &schema, &rows)?;
-            leaves.push(Leaf { input: node, schema, rows, key: Vec::new() });
-            Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
-        })?
-        .data;
+    let (plan, mut leaves) = cut_leaves(plan, relations)?;
     if any_scan(&plan, &|table| relations.contains_key(table)) {
         return refuse_operator("LIMIT");
     }
@@ -143,6 +123,35 @@ pub(super) fn cut(
         super::planning::scans(&view.plan, &mut small)?;
     }
     Ok(Parts { leaves, plan, views, small: small.into_iter().collect(), key_names })
+}
+
+/// Takes the largest linear parts out of a plan.
+fn cut_leaves(
+    plan: LogicalPlan,
+    relations: &BTreeMap<String, Relation>,
+) -> Result<(LogicalPlan, Vec<Leaf>), DataFusionError> {
+    let mut leaves: Vec<Leaf> = Vec::new();
+    let rest = plan
+        .transform_down(|node| {
+            if is_linear(&node, relations).is_err() || !reads_streams(&node, relations) {
+                return Ok(Transformed::no(node));
+            }
+            let fields = node.schema().fields().iter().enumerate();
+            let schema: SchemaRef = Arc::new(Schema::new(
+                fields
+                    .map(|(i, f)| {
+                        Field::new(format!("r{i}"), f.data_type().clone(), f.is_nullable())
+                            .with_metadata(f.metadata().clone())
+                    })
+                    .collect::<Vec<_>>(),
+            ));
+            let rows = Cell::default();
+            let scan = stand_in(&format!("{ROWS}{}", leaves.len()), 'r', node.schema(), &schema, &rows)?;
+            leaves.push(Leaf { input: node, schema, rows, key: Vec::new() });
+            Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
+        })?
+        .data;
+    Ok((rest, leaves))
 }
 
 /// Makes what a GROUP BY computes of its linear input a column of it, so that it can be a key.
@@ -415,7 +424,7 @@ impl Keyed {
                 self.kept
             )));
         }
-        let count = |key| self.rows.get(key).map_or(0, |leaves| leaves.iter().map(Kept::len).sum::<usize>());
+        let count = |key| self.rows.get(key).map_or(0, |leaves| leaves.iter().flat_map(Kept::values).sum::<u64>());
         let most = touched.into_iter().flatten().map(count).max().unwrap_or(0);
         if most > MAX_ROWS_OF_A_KEY {
             return Err(Error::Limit(format!(

@@ -43,7 +43,7 @@ impl Span {
     fn of(interval: IntervalMonthDayNano) -> Result<Self, &'static str> {
         let IntervalMonthDayNano { months, days, nanoseconds } = interval;
         match (months, days, nanoseconds) {
-            (1 | 2 | 3 | 4 | 6 | 12, 0, 0) => Ok(Self::Months(months)),
+            (1..=4 | 6 | 12, 0, 0) => Ok(Self::Months(months)),
             (_, 0, 0) if months != 0 => Err("windows of months have 1, 2, 3, 4, 6 or 12 of them"),
             (0, 1.., 0) => Ok(Self::Days(days)),
             (0, 0, 1_000..) if nanoseconds % 1_000 == 0 => Ok(Self::Fixed(nanoseconds / 1_000)),

@@ -103,6 +103,11 @@ async fn every_query_of_the_corpus_equals_batch_after_every_epoch_however_its_fa
 async fn random_queries_equal_batch_after_every_epoch() {
     for seed in 0..6 {
         let queries = random::queries(seed, 25);
+        let batch = Batch::over(&Relations::default().tables());
+        for query in &queries {
+            let columns = batch.columns(&query.sql).await;
+            assert!(columns.is_ok(), "{} is no SQL: {columns:?}: {}", query.name, query.sql);
+        }
         let planned = plan(&queries).await;
         assert!(
             planned.pipelines.len() >= 12,

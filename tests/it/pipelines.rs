@@ -784,3 +784,28 @@ async fn a_sum_that_leaves_its_type_stops_the_pipeline_and_is_no_wrong_number() 
     let error = pipelines[0].advance(&deltas, &BTreeMap::new()).await.unwrap_err();
     assert!(error.to_string().contains("overflow"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_with_too_many_rows_stops_the_pipeline_and_says_what_to_do() {
+    let distinct = file(
+        "kinds",
+        "upsert",
+        "customer_id",
+        "customer_id kinds",
+        "SELECT account, livemode, customer_id, COUNT(DISTINCT kind) AS kinds FROM billing_events GROUP BY 1, 2, 3",
+    )
+    .unwrap();
+    let mut pipelines = plan(vec![distinct]).await;
+    let event = World::new(1).bill();
+    for (rows, stops) in [(50_000, false), (1, true)] {
+        let added = rows::billing_events(&vec![event.clone(); rows]).unwrap();
+        let delta = RowDelta { removed: RecordBatch::new_empty(added.schema()), added };
+        let deltas = BTreeMap::from([("billing_events".to_owned(), delta)]);
+        let said = pipelines[0].advance(&deltas, &BTreeMap::new()).await.err().map(|error| error.to_string());
+        assert_eq!(said.is_some(), stops, "{said:?}");
+        if let Some(said) = said {
+            assert!(said.contains("50001 rows share one (account, livemode, customer_id)"), "{said}");
+            assert!(said.contains("partition by more columns"), "{said}");
+        }
+    }
+}

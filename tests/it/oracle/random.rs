@@ -47,7 +47,7 @@ fn source(random: &mut StdRng) -> Source {
         whole: "seats",
         instant: "since",
     };
-    match random.random_range(0..6) {
+    match random.random_range(0..8) {
         0 | 1 => payments("SELECT * FROM payments".to_owned()),
         2 => subscriptions("SELECT * FROM subscriptions".to_owned(), vec!["customer", "plan"]),
         3 => {
@@ -66,6 +66,17 @@ fn source(random: &mut StdRng) -> Source {
                 "SELECT * FROM payments AS p WHERE {matched} (SELECT 1 FROM subscriptions AS s WHERE s.account = p.account \
                  AND s.livemode = p.livemode AND s.customer = p.customer AND s.since <= p.at)"
             ))
+        }
+        5 | 6 => {
+            let windows = [
+                "TUMBLE(payments, at, INTERVAL '1' MONTH, 'Africa/Cairo')",
+                "TUMBLE(payments, at, INTERVAL '1' DAY, 'America/Havana')",
+                "HOP(payments, at, INTERVAL '1' DAY, INTERVAL '3' DAY, 'Asia/Beirut')",
+            ];
+            let by_day = ["customer", "currency", "window_day"];
+            // A row lies in several windows of a HOP: its id alone does not identify it.
+            let sql = format!("SELECT *, concat(id, '/', window_day) AS place FROM {}", pick(random, &windows));
+            Source { groups: by_day.to_vec(), ..payments(format!("SELECT * EXCEPT (id, place), place AS id FROM ({sql})")) }
         }
         _ => Source {
             sql: "SELECT account, livemode, id, at, customer, amount, units, score, kind AS label FROM payments UNION ALL \
