@@ -63,7 +63,7 @@ pub(super) async fn explain(arguments: ExplainArguments) -> miette::Result<Outco
         (2, ("class", explanation.class.to_owned())),
         (3, ("reads", explanation.sources.join(", "))),
         (4, ("key", explanation.key.join(", "))),
-        (5, ("groups by", group_by)),
+        (5, (if explanation.class == "keyed" { "keeps rows by" } else { "groups by" }, group_by)),
         (6, ("an epoch recomputes", explanation.recomputes)),
         (7, ("fingerprint", pipeline.fingerprint().to_owned())),
     ]);

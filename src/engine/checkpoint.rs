@@ -159,7 +159,7 @@ impl Engine {
         }
         self.ledger.clear_dirty();
         for i in 0..self.pipelines.len() {
-            if self.pipelines[i].failed {
+            if self.pipelines[i].failed || self.pipelines[i].pipeline.is_saved() {
                 continue;
             }
             let pipeline = &self.pipelines[i].pipeline;
@@ -167,6 +167,7 @@ impl Engine {
                 let name = pipeline_state(pipeline.name());
                 self.save(name, to_ipc(&state)?).await?;
             }
+            self.pipelines[i].pipeline.mark_saved();
         }
         let state = EngineState { watermark: self.watermark.clone() };
         let bytes = serde_json::to_vec(&state).map_err(|e| Error::Internal(e.to_string()))?;

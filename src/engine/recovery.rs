@@ -199,6 +199,7 @@ impl Engine {
                     for batch in saved {
                         pipeline.load(&batch, &small).await.map_err(|error| failed(pipeline, error))?;
                     }
+                    pipeline.mark_saved();
                 }
                 continue;
             }

@@ -30,6 +30,7 @@ use super::{
     Error, comments,
     views::{self, View},
 };
+use crate::stream::windows;
 
 /// The database name clients see.
 pub const DATABASE: &str = "tributary";
@@ -108,6 +109,7 @@ impl Catalog {
         for function in functions {
             context.register_udf(function);
         }
+        windows::register(&context)?;
         tables.extend(views::register(&context, &database, &[LIVE_SCHEMA, TEST_SCHEMA], views).await?);
         setup_pg_catalog(&context, DATABASE, EmptyContextProvider).map_err(|error| *error)?;
         comments::describe(&context, &database, &tables).await?;

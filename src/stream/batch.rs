@@ -24,7 +24,7 @@ pub async fn run(
     schema: &SchemaRef,
     sources: &BTreeMap<String, Arc<dyn TableProvider>>,
 ) -> Result<RecordBatch, DataFusionError> {
-    let context = context();
+    let context = context()?;
     for (name, table) in sources {
         context.register_table(name.as_str(), Arc::clone(table))?;
     }

@@ -8,15 +8,15 @@ use arrow::{
     array::{Array, ArrayRef, AsArray, Date32Array, TimestampMicrosecondArray},
     datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
 };
-use chrono::{Datelike, NaiveDate, TimeDelta, TimeZone, Utc};
-use chrono_tz::Tz;
+use chrono::{Datelike, NaiveDate, TimeZone, Utc};
+use chrono_tz::{GapInfo, Tz};
 use datafusion::{
     common::{DataFusionError, Result, ScalarValue, exec_err},
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility},
 };
 
 /// Days from 0001-01-01 to 1970-01-01 in chrono's count.
-const EPOCH_FROM_CE: i32 = 719_163;
+pub(super) const EPOCH_FROM_CE: i32 = 719_163;
 
 /// The calendar day of an instant in a zone, as days since 1970.
 #[must_use]
@@ -37,12 +37,8 @@ fn local_micros(micros: i64, zone: Tz) -> Option<i64> {
 pub fn first_instant(day: i32, zone: Tz) -> Option<i64> {
     let date = NaiveDate::from_num_days_from_ce_opt(day.checked_add(EPOCH_FROM_CE)?)?;
     let midnight = date.and_hms_opt(0, 0, 0)?;
-    // No zone skips more than a day's beginning by more than a few hours, except where a whole day was skipped.
-    (0..=48 * 4).find_map(|quarter| {
-        zone.from_local_datetime(&(midnight + TimeDelta::minutes(15 * quarter)))
-            .earliest()
-            .map(|instant| instant.timestamp_micros())
-    })
+    let begins = zone.from_local_datetime(&midnight).earliest().or_else(|| GapInfo::new(&midnight, &zone)?.end)?;
+    Some(begins.timestamp_micros())
 }
 
 /// `local_date(timestamptz, zone) → date`
@@ -67,10 +63,12 @@ fn arguments(args: &ScalarFunctionArgs, name: &str) -> Result<(ArrayRef, Tz)> {
     let [instants, ColumnarValue::Scalar(ScalarValue::Utf8(Some(zone)))] = args.args.as_slice() else {
         return exec_err!("{name} takes a timestamp and one time zone, such as 'Europe/Berlin'");
     };
-    let zone: Tz = zone.parse().map_err(|_| {
-        DataFusionError::Execution(format!("`{zone}` is not an IANA time zone, such as 'Europe/Berlin'"))
-    })?;
-    Ok((instants.to_array(args.number_rows)?, zone))
+    Ok((instants.to_array(args.number_rows)?, zone_named(zone).map_err(DataFusionError::Execution)?))
+}
+
+/// The time zone of an IANA name.
+pub(super) fn zone_named(name: &str) -> Result<Tz, String> {
+    name.parse().map_err(|_| format!("`{name}` is not an IANA time zone, such as 'Europe/Berlin'"))
 }
 
 /// `values` in the form of the arguments: one where all of them were one.

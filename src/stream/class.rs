@@ -1,10 +1,11 @@
 //! How a pipeline is maintained: its class, and the pieces its plan is cut into.
 //!
-//! The analysed logical plan is searched for a linear part (filters, projections, unions over streaming relations):
+//! The analysed logical plan is searched for a linear part (filters, projections, unions and lists unnested over streaming relations):
 //! what it yields for a set of changes does not depend on any other row. A plan that is linear as a whole is
 //! *stateless*. A plan with exactly one GROUP BY over a linear part is *aggregate*: the GROUP BY is taken out, its
-//! groups are kept as state, and the rest, the suffix, reads the groups as a table. What is neither is refused with
-//! the reason; it is never silently recomputed.
+//! groups are kept as state, and the rest, the suffix, reads the groups as a table. What falls into independent parts by
+//! a key of all its rows is *keyed* (`keyed.rs`): these rows are kept. What is none of these is refused with the reason;
+//! it is never silently recomputed.
 //!
 //! The GROUP BY is replaced as a whole node with all that is below it, so nothing of the query can be lost on the way.
 
@@ -17,11 +18,14 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::provider_as_source,
-    logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Volatility, case, expr::AggregateFunction, lit},
+    logical_expr::{
+        Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Sort, Volatility, WindowFrame, WindowFrameUnits,
+        WindowFunctionDefinition, case, expr::AggregateFunction, lit,
+    },
 };
 
 use super::{
-    conversion,
+    conversion, keyed,
     leaf::{Cell, CellTable},
     partition::partition_keys,
 };
@@ -41,7 +45,7 @@ pub(crate) struct Refusal {
     pub(crate) hint: String,
 }
 
-fn refuse<T>(reason: impl Into<String>, needle: &str, hint: &str) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(reason: impl Into<String>, needle: &str, hint: &str) -> Result<T, Refusal> {
     Err(Refusal { reason: reason.into(), needle: needle.to_owned(), hint: hint.to_owned() })
 }
 
@@ -119,11 +123,29 @@ pub(crate) struct View {
 pub(crate) enum Class {
     Stateless(LogicalPlan),
     Aggregate(Box<Grouping>),
+    Keyed(Box<keyed::Parts>),
 }
 
+/// DataFusion's optimizer.
+pub(super) type Optimize<'a> = &'a dyn Fn(&LogicalPlan) -> Result<LogicalPlan, DataFusionError>;
+
 /// Cuts an analysed plan, or says why it cannot be maintained.
-pub(crate) fn classify(plan: LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<Class, Refusal> {
+pub(crate) fn classify(
+    plan: LogicalPlan,
+    relations: &BTreeMap<String, Relation>,
+    optimize: Optimize<'_>,
+) -> Result<Class, Refusal> {
     refuse_unstable(&plan)?;
+    refuse_disordered(&plan)?;
+    match by_groups(plan.clone(), relations) {
+        // The rows themselves may do where their groups do not; if not, that is what there is to say.
+        Err(_) => keyed::cut(plan, relations, optimize).map(|parts| Class::Keyed(Box::new(parts))),
+        class => class,
+    }
+}
+
+/// Stateless, or aggregate.
+fn by_groups(plan: LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<Class, Refusal> {
     refuse_subqueries(&plan)?;
     if is_linear(&plan, relations).is_ok() {
         return Ok(Class::Stateless(plan));
@@ -231,14 +253,15 @@ fn cut(
     }
     small.sort();
     small.dedup();
-    let (suffix, views) = cut_views(suffix, relations)?;
+    let mut views = Vec::new();
+    let suffix = cut_views(suffix, relations, &mut views)?;
     let partition = partition_keys(&suffix, keys);
     let key_names = (0..keys).map(|i| aggregate.schema.field(i).name().clone()).collect();
     Ok(Grouping { input, keys, aggregates, schema, suffix, groups, partition, key_names, small, views })
 }
 
 /// A scan of a cell's rows, `<letter>0`, `<letter>1` …, under the names of `original`.
-fn stand_in(
+pub(super) fn stand_in(
     table: &str,
     letter: char,
     original: &DFSchema,
@@ -253,11 +276,11 @@ fn stand_in(
 }
 
 /// Takes the largest parts that read small relations alone out of a suffix.
-fn cut_views(
+pub(super) fn cut_views(
     suffix: LogicalPlan,
     relations: &BTreeMap<String, Relation>,
-) -> Result<(LogicalPlan, Vec<View>), DataFusionError> {
-    let mut views: Vec<View> = Vec::new();
+    views: &mut Vec<View>,
+) -> Result<LogicalPlan, DataFusionError> {
     let suffix = suffix
         .transform_down(|node| {
             let is_small = |name: &str| relations.get(name).is_some_and(|relation| relation.small);
@@ -276,7 +299,7 @@ fn cut_views(
             Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump))
         })?
         .data;
-    Ok((suffix, views))
+    Ok(suffix)
 }
 
 /// The accumulator of an aggregate expression, and the argument it is fed with.
@@ -333,13 +356,19 @@ fn accumulator(expr: &Expr, appended: bool) -> Result<(AggregateKind, Option<Exp
 }
 
 /// `Err` with the name of the first operator that is not linear.
-fn is_linear(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<(), String> {
+pub(super) fn is_linear(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> Result<(), String> {
     match plan {
         LogicalPlan::TableScan(scan) => match relations.get(scan.table_name.table()) {
             Some(_) if scan.fetch.is_none() => Ok(()),
             _ => Err("LIMIT".to_owned()),
         },
-        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) | LogicalPlan::Union(_) => {
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Union(_)
+        | LogicalPlan::Unnest(_)
+        // A table has no order, and a limit is an operator of its own.
+        | LogicalPlan::Sort(Sort { fetch: None, .. }) => {
             if plan.expressions().iter().any(has_subquery) {
                 return Err("a subquery in an expression".to_owned());
             }
@@ -348,8 +377,7 @@ fn is_linear(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> Resu
         LogicalPlan::Aggregate(_) => Err("GROUP BY".to_owned()),
         LogicalPlan::Window(_) => Err("OVER".to_owned()),
         LogicalPlan::Join(_) => Err("JOIN".to_owned()),
-        LogicalPlan::Sort(_) => Err("ORDER BY".to_owned()),
-        LogicalPlan::Limit(_) => Err("LIMIT".to_owned()),
+        LogicalPlan::Sort(_) | LogicalPlan::Limit(_) => Err("LIMIT".to_owned()),
         LogicalPlan::Distinct(_) => Err("DISTINCT".to_owned()),
         other => Err(other.display().to_string()),
     }
@@ -362,7 +390,7 @@ pub(super) fn has_subquery(expr: &Expr) -> bool {
     .unwrap_or(true)
 }
 
-fn reads_streams(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> bool {
+pub(super) fn reads_streams(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> bool {
     any_scan(plan, &|name| relations.get(name).is_some_and(|relation| !relation.small))
 }
 
@@ -370,7 +398,7 @@ fn only_appended(plan: &LogicalPlan, relations: &BTreeMap<String, Relation>) -> 
     !any_scan(plan, &|name| relations.get(name).is_none_or(|relation| !relation.appended))
 }
 
-fn any_scan(plan: &LogicalPlan, test: &dyn Fn(&str) -> bool) -> bool {
+pub(super) fn any_scan(plan: &LogicalPlan, test: &dyn Fn(&str) -> bool) -> bool {
     match plan {
         LogicalPlan::TableScan(scan) => test(scan.table_name.table()),
         other => other.inputs().into_iter().any(|input| any_scan(input, test)),
@@ -407,14 +435,101 @@ fn refuse_unstable(plan: &LogicalPlan) -> Result<(), Refusal> {
     }
 }
 
+/// Aggregates whose value is that of their rows, in whatever order.
+const UNORDERED: [&str; 29] = [
+    "avg",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "bool_and",
+    "bool_or",
+    "corr",
+    "count",
+    "covar_pop",
+    "covar_samp",
+    "grouping",
+    "max",
+    "median",
+    "min",
+    "percentile_cont",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_count",
+    "regr_intercept",
+    "regr_r2",
+    "regr_slope",
+    "regr_sxx",
+    "regr_sxy",
+    "regr_syy",
+    "stddev",
+    "stddev_pop",
+    "sum",
+    "var",
+    "var_pop",
+];
+
+/// Aggregates and window functions whose value hangs on an order, and which therefore must be given one.
+const ORDERED: [&str; 9] =
+    ["array_agg", "first_value", "lag", "last_value", "lead", "nth_value", "ntile", "row_number", "string_agg"];
+
+/// Window functions that look at equals alike.
+const RANKS: [&str; 4] = ["cume_dist", "dense_rank", "percent_rank", "rank"];
+
+/// Functions of rows in no given order, or only nearly right, would give another answer than batch.
+fn refuse_disordered(plan: &LogicalPlan) -> Result<(), Refusal> {
+    let mut found = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|e| {
+                let (name, ordered) = match e {
+                    Expr::AggregateFunction(function) => (function.func.name(), !function.params.order_by.is_empty()),
+                    Expr::WindowFunction(function) => {
+                        let params = &function.params;
+                        let ordered = !params.order_by.is_empty();
+                        if !ordered && !is_whole(&params.window_frame) {
+                            found = Some(("a frame of rows".to_owned(), true));
+                        }
+                        match &function.fun {
+                            WindowFunctionDefinition::AggregateUDF(function) => (function.name(), ordered),
+                            WindowFunctionDefinition::WindowUDF(function) => (function.name(), ordered),
+                        }
+                    }
+                    _ => return Ok(TreeNodeRecursion::Continue),
+                };
+                let known = UNORDERED.contains(&name) || RANKS.contains(&name);
+                if !known && !(ORDERED.contains(&name) && ordered) {
+                    found = Some((name.to_owned(), ORDERED.contains(&name)));
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    match found {
+        Some((name, true)) => refuse(
+            format!("the value of `{name}` hangs on an order that is not given"),
+            &name,
+            "give it an ORDER BY that leaves no ties",
+        ),
+        Some((name, false)) if name.starts_with("approx_") => refuse(
+            format!("`{name}` is only nearly right, and not the same on every run"),
+            &name,
+            "use the exact one: count(DISTINCT x), median(x), percentile_cont(0.9) WITHIN GROUP (ORDER BY x)",
+        ),
+        Some((name, false)) => {
+            refuse(format!("the aggregate `{name}` is not known to give the same value on every run"), &name, "")
+        }
+        None => Ok(()),
+    }
+}
+
+/// Whether a frame holds all of its partition, or all that is equal: then no order matters.
+fn is_whole(frame: &WindowFrame) -> bool {
+    frame.units == WindowFrameUnits::Range || (frame.start_bound.is_unbounded() && frame.end_bound.is_unbounded())
+}
+
 /// A subquery in an expression would read a stream's changes as if they were its rows.
 fn refuse_subqueries(plan: &LogicalPlan) -> Result<(), Refusal> {
-    let mut found = false;
-    plan.apply(|node| {
-        found |= node.expressions().iter().any(has_subquery);
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    if found {
+    if has_subqueries(plan)? {
         return refuse(
             "a subquery in an expression cannot be maintained",
             "(SELECT",
@@ -422,4 +537,13 @@ fn refuse_subqueries(plan: &LogicalPlan) -> Result<(), Refusal> {
         );
     }
     Ok(())
+}
+
+pub(super) fn has_subqueries(plan: &LogicalPlan) -> Result<bool, DataFusionError> {
+    let mut found = false;
+    plan.apply(|node| {
+        found |= node.expressions().iter().any(has_subquery);
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found)
 }

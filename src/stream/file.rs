@@ -311,7 +311,7 @@ impl PipelineFile {
 
     /// An error at a line and column of the SQL, both from 1.
     #[must_use]
-    pub fn error_at(&self, message: String, line: u64, column: u64) -> Box<FileError> {
+    pub fn error_at(&self, message: String, line: u64, column: u64, help: Option<&str>) -> Box<FileError> {
         let line_start: usize =
             self.text.split_inclusive('\n').take(line.saturating_sub(1) as usize).map(str::len).sum();
         let offset = line_start
@@ -325,7 +325,7 @@ impl PipelineFile {
             source_code: NamedSource::new(self.path.display().to_string(), self.text.clone()).with_language("SQL"),
             span: (offset.min(self.text.len()), 0).into(),
             label: "here".to_owned(),
-            help: None,
+            help: help.map(str::to_owned),
         })
     }
 }

@@ -2,12 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use datafusion::{execution::context::SessionContext, sql::parser::DFParser};
+use datafusion::{
+    execution::context::SessionContext,
+    sql::parser::{DFParser, Statement},
+};
 
 use super::{
     class::Relation,
     file::{FileError, Mode, PipelineFile},
     pipeline::Pipeline,
+    windows,
 };
 
 /// Plans every file, and returns the pipelines in an order in which each comes after those it reads.
@@ -58,9 +62,13 @@ pub async fn plan_all(
 fn tables_in(file: &PipelineFile) -> BTreeSet<String> {
     let Ok(mut statements) = DFParser::parse_sql(&file.text) else { return BTreeSet::new() };
     let Some(statement) = statements.pop_front() else { return BTreeSet::new() };
-    SessionContext::new()
+    let mut named: BTreeSet<String> = SessionContext::new()
         .state()
         .resolve_table_references(&statement)
         .map(|tables| tables.iter().map(|table| table.table().to_owned()).collect())
-        .unwrap_or_default()
+        .unwrap_or_default();
+    if let Statement::Statement(statement) = &statement {
+        named.extend(windows::tables_in(statement));
+    }
+    named
 }

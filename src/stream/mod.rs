@@ -3,6 +3,7 @@
 //! Contract: after every epoch the maintained output of a pipeline equals the same SQL run by batch DataFusion over
 //! the relations so far. State is a cache: it can be thrown away and rebuilt. Nothing here knows what a row means.
 
+mod aggregate;
 pub mod batch;
 pub mod calendar;
 pub mod checkpoint;
@@ -12,17 +13,27 @@ pub mod currency;
 pub mod file;
 pub mod graph;
 mod groups;
+mod keyed;
 mod leaf;
 mod partition;
 pub mod pipeline;
 mod planning;
+mod query;
+pub mod windows;
 
 pub use class::Relation;
 
-/// The functions that pipelines can call beside DataFusion's own.
+/// The functions that pipelines can call beside DataFusion's own; [`windows::register`] adds those in FROM.
 #[must_use]
 pub fn functions() -> Vec<datafusion::logical_expr::ScalarUDF> {
-    vec![calendar::local_date(), calendar::local_timestamp(), currency::minor_units()]
+    vec![
+        calendar::local_date(),
+        calendar::local_timestamp(),
+        windows::local_floor(),
+        windows::local_shift(),
+        windows::local_hops(),
+        currency::minor_units(),
+    ]
 }
 
 /// What can stop a pipeline.

@@ -10,27 +10,24 @@ use std::{
 
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch},
-    compute::{CastOptions, cast_with_options, concat_batches, filter_record_batch},
+    compute::{CastOptions, cast_with_options, filter_record_batch},
     datatypes::SchemaRef,
     row::{OwnedRow, RowConverter, SortField},
 };
-use datafusion::{
-    common::{DataFusionError, ScalarValue},
-    execution::{TaskContext, context::SessionContext},
-    logical_expr::LogicalPlan,
-    physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
-};
+use datafusion::{common::ScalarValue, execution::context::SessionContext, logical_expr::LogicalPlan};
 
 use super::{
     Error,
-    class::{Class, Grouping, Relation, classify},
+    aggregate::Aggregate,
+    class::{Class, Relation, classify},
     file::{FileError, PipelineFile},
-    groups::Groups,
+    keyed::Keyed,
     leaf::{Cell, CellTable},
     planning::{
         check_scope_and_mode, context, fingerprint, key_columns, logical_plan, output_schema, query_error, refused,
         scans,
     },
+    query::Linear,
 };
 
 /// The most groups that may have to be computed again together because one of them changed: what follows a GROUP BY
@@ -60,44 +57,10 @@ impl RowDelta {
     }
 }
 
-/// A plan that is executed again and again over the rows in its cells.
-struct Query {
-    plan: Arc<dyn ExecutionPlan>,
-    task: Arc<TaskContext>,
-}
-
-impl Query {
-    async fn new(context: &SessionContext, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
-        let plan = context.state().create_physical_plan(plan).await?;
-        Ok(Self { plan, task: context.task_ctx() })
-    }
-
-    async fn run(&self) -> Result<RecordBatch, Error> {
-        let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let schema = plan.schema();
-        let batches = collect(plan, Arc::clone(&self.task)).await?;
-        Ok(concat_batches(&schema, &batches)?)
-    }
-}
-
 enum Runtime {
-    Stateless { query: Query },
+    Stateless(Linear),
     Aggregate(Box<Aggregate>),
-}
-
-/// A GROUP BY at work.
-struct Aggregate {
-    input: Query,
-    /// The relations that `input` reads.
-    reads: BTreeSet<String>,
-    suffix: Query,
-    views: Vec<Query>,
-    /// What the views show, once they have been looked at.
-    shown: Option<Vec<RecordBatch>>,
-    grouping: Grouping,
-    groups: Groups,
-    /// The answer, where it is computed as a whole.
-    last: Option<RecordBatch>,
+    Keyed(Box<Keyed>),
 }
 
 /// A planned pipeline with its state.
@@ -109,22 +72,24 @@ pub struct Pipeline {
     cells: BTreeMap<String, Cell>,
     streams: BTreeSet<String>,
     runtime: Runtime,
+    /// Whether the state is as it was saved.
+    saved: bool,
 }
 
 /// What `tributary explain` says of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// `stateless` or `aggregate`.
+    /// `stateless`, `aggregate` or `keyed`.
     pub class: &'static str,
     /// What it reads.
     pub sources: Vec<String>,
     /// The columns that identify an output row.
     pub key: Vec<String>,
-    /// The columns of the GROUP BY.
+    /// The columns of the GROUP BY, or those by which a keyed pipeline keeps its rows.
     pub group_by: Vec<String>,
-    /// What is computed again when a group changes.
+    /// What is computed again when something changes.
     pub recomputes: String,
-    /// Groups kept now.
+    /// Groups, or keys with rows, kept now.
     pub groups: usize,
 }
 
@@ -138,7 +103,7 @@ impl Pipeline {
         parameters: Vec<(String, ScalarValue)>,
         relations: &BTreeMap<String, Relation>,
     ) -> Result<Self, Box<FileError>> {
-        let context = context();
+        let context = context().map_err(|error| query_error(&file, &error))?;
         let mut cells = BTreeMap::new();
         for (name, relation) in relations {
             let cell = Cell::default();
@@ -152,15 +117,16 @@ impl Pipeline {
         let schema = output_schema(&file, &plan)?;
         let key = key_columns(&file, &schema)?;
         let mut streams = BTreeSet::new();
-        scans(&plan, &mut streams);
-        let class = classify(plan, relations).map_err(|refusal| refused(&file, &refusal))?;
+        scans(&plan, &mut streams).map_err(|error| query_error(&file, &error))?;
+        let optimize = |plan: &LogicalPlan| context.state().optimize(plan);
+        let class = classify(plan, relations, &optimize).map_err(|refusal| refused(&file, &refusal))?;
         check_scope_and_mode(&file, &class, relations, &streams)?;
         let runtime = runtime(&context, class).await.map_err(|error| match error {
             Error::Query(error) => query_error(&file, &error),
             other => file.error(other.to_string(), "SELECT", "this query", None),
         })?;
         cells.retain(|name, _| streams.contains(name));
-        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime })
+        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, saved: false })
     }
 
     /// The table it writes.
@@ -210,13 +176,15 @@ impl Pipeline {
         deltas: &BTreeMap<String, RowDelta>,
         small: &BTreeMap<String, RecordBatch>,
     ) -> Result<RowDelta, Error> {
+        self.saved = false;
         let (before, after) = match &mut self.runtime {
-            Runtime::Stateless { query } => {
-                let before = feed(&self.cells, deltas, |delta| &delta.removed, query).await?;
-                let after = feed(&self.cells, deltas, |delta| &delta.added, query).await?;
+            Runtime::Stateless(query) => {
+                let before = query.of(&self.cells, deltas, |delta| &delta.removed).await?;
+                let after = query.of(&self.cells, deltas, |delta| &delta.added).await?;
                 (before, after)
             }
             Runtime::Aggregate(aggregate) => aggregate.advance(&self.cells, deltas, small).await?,
+            Runtime::Keyed(keyed) => keyed.advance(&self.cells, deltas, small).await?,
         };
         let before = fit(&before, &self.schema)?;
         let after = fit(&after, &self.schema)?;
@@ -229,9 +197,21 @@ impl Pipeline {
     /// When it cannot be written as Arrow: a bug.
     pub fn save(&self) -> Result<Option<RecordBatch>, Error> {
         match &self.runtime {
-            Runtime::Stateless { .. } => Ok(None),
+            Runtime::Stateless(_) => Ok(None),
             Runtime::Aggregate(aggregate) => aggregate.groups.save().map(Some),
+            Runtime::Keyed(keyed) => keyed.save().map(Some),
         }
+    }
+
+    /// Whether the state is still what [`Self::mark_saved`] was told of.
+    #[must_use]
+    pub fn is_saved(&self) -> bool {
+        self.saved
+    }
+
+    /// What [`Self::save`] gave is kept, or what [`Self::load`] took.
+    pub fn mark_saved(&mut self) {
+        self.saved = true;
     }
 
     /// Puts back a saved state into a freshly planned pipeline of the same fingerprint. `small` is as in
@@ -241,197 +221,39 @@ impl Pipeline {
     /// When the batch is not the state of this pipeline.
     pub async fn load(&mut self, saved: &RecordBatch, small: &BTreeMap<String, RecordBatch>) -> Result<(), Error> {
         match &mut self.runtime {
-            Runtime::Stateless { .. } => Ok(()),
+            Runtime::Stateless(_) => Ok(()),
             Runtime::Aggregate(aggregate) => aggregate.load(saved, &self.cells, small).await,
+            Runtime::Keyed(keyed) => keyed.load(saved, &self.cells, small).await,
         }
     }
 
     /// How it is maintained.
     #[must_use]
     pub fn explain(&self) -> Explanation {
-        let key = self.key.iter().map(|i| self.schema.field(*i).name().clone()).collect();
-        let sources = self.streams.iter().cloned().collect();
-        match &self.runtime {
-            Runtime::Stateless { .. } => Explanation {
-                class: "stateless",
-                sources,
-                key,
-                group_by: Vec::new(),
-                recomputes: "the changed rows".to_owned(),
-                groups: 0,
-            },
-            Runtime::Aggregate(aggregate) => Explanation {
-                class: "aggregate",
-                sources,
-                key,
-                group_by: aggregate.grouping.key_names.clone(),
-                recomputes: aggregate.recomputes(),
-                groups: aggregate.groups.len(),
-            },
-        }
-    }
-}
-
-impl Aggregate {
-    async fn new(context: &SessionContext, grouping: Grouping) -> Result<Self, Error> {
-        let mut views = Vec::with_capacity(grouping.views.len());
-        for view in &grouping.views {
-            views.push(Query::new(context, &view.plan).await?);
-        }
-        let mut reads = BTreeSet::new();
-        scans(&grouping.input, &mut reads);
-        Ok(Self {
-            input: Query::new(context, &grouping.input).await?,
-            reads,
-            suffix: Query::new(context, &grouping.suffix).await?,
-            views,
-            shown: None,
-            groups: Groups::new(&grouping)?,
-            grouping,
-            last: None,
-        })
-    }
-
-    /// What the answer was for all that changes, and what it is now.
-    async fn advance(
-        &mut self,
-        cells: &BTreeMap<String, Cell>,
-        deltas: &BTreeMap<String, RowDelta>,
-        small: &BTreeMap<String, RecordBatch>,
-    ) -> Result<(RecordBatch, RecordBatch), Error> {
-        let touched = |side: fn(&RowDelta) -> &RecordBatch| {
-            self.reads.iter().filter_map(|name| deltas.get(name)).any(|delta| side(delta).num_rows() > 0)
-        };
-        let nothing = || RecordBatch::new_empty(self.input.plan.schema());
-        let removed =
-            if touched(|d| &d.removed) { feed(cells, deltas, |d| &d.removed, &self.input).await? } else { nothing() };
-        let added =
-            if touched(|d| &d.added) { feed(cells, deltas, |d| &d.added, &self.input).await? } else { nothing() };
-        let shown = self.look(cells, small).await?;
-        let all = self.grouping.partition.is_empty() || self.shown.as_ref() != Some(&shown);
-        let empty = RecordBatch::new_empty(self.suffix.plan.schema());
-        if removed.num_rows() == 0 && added.num_rows() == 0 && self.shown.as_ref() == Some(&shown) {
-            return Ok((empty.clone(), empty));
-        }
-
-        let removed_slots = self.groups.locate(&removed)?;
-        let added_slots = self.groups.locate(&added)?;
-        let before = match self.last.take() {
-            Some(rows) => rows,
-            None => self.answer(all, &removed, &added).await?,
-        };
-        self.groups.update(&added, &added_slots, 1)?;
-        self.groups.update(&removed, &removed_slots, -1)?;
-        self.groups.bury(&added_slots)?;
-        self.groups.bury(&removed_slots)?;
-        let together = self.groups.largest_partition(&added)?;
-        if together > MAX_GROUPS_OF_A_PARTITION {
-            return Err(Error::Limit(format!(
-                "what follows the GROUP BY needs {together} groups at once: at most {MAX_GROUPS_OF_A_PARTITION} are \
-                 re-read on a change; partition its windows and joins by a group key, or group more coarsely"
-            )));
-        }
-        self.show(shown)?;
-        let after = self.answer(all, &removed, &added).await?;
-        if self.grouping.partition.is_empty() {
-            self.last = Some(after.clone());
-        }
-        Ok((before, after))
-    }
-
-    /// What the views show of the small relations.
-    async fn look(
-        &self,
-        cells: &BTreeMap<String, Cell>,
-        small: &BTreeMap<String, RecordBatch>,
-    ) -> Result<Vec<RecordBatch>, Error> {
-        for name in &self.grouping.small {
-            if let (Some(cell), Some(rows)) = (cells.get(name), small.get(name)) {
-                cell.set(vec![rows.clone()]);
+        let (class, group_by, recomputes, groups) = match &self.runtime {
+            Runtime::Stateless(_) => ("stateless", Vec::new(), "the changed rows".to_owned(), 0),
+            Runtime::Aggregate(aggregate) => {
+                ("aggregate", aggregate.key_names().to_vec(), aggregate.recomputes(), aggregate.groups.len())
             }
-        }
-        let mut shown = Vec::with_capacity(self.views.len());
-        for (query, view) in self.views.iter().zip(&self.grouping.views) {
-            let rows = query.run().await?;
-            shown.push(RecordBatch::try_new(Arc::clone(&view.schema), rows.columns().to_vec())?);
-        }
-        Ok(shown)
-    }
-
-    fn show(&mut self, shown: Vec<RecordBatch>) -> Result<(), Error> {
-        for (view, rows) in self.grouping.views.iter().zip(&shown) {
-            view.rows.set(vec![rows.clone()]);
-        }
-        self.shown = Some(shown);
-        Ok(())
-    }
-
-    /// The suffix over all groups, or over the partitions that hold the given input rows.
-    async fn answer(&self, all: bool, removed: &RecordBatch, added: &RecordBatch) -> Result<RecordBatch, Error> {
-        let slots = if all { self.groups.all() } else { self.groups.affected(&[removed, added])? };
-        over_groups(&self.suffix, &self.grouping, self.groups.read(&slots)?).await
-    }
-
-    async fn load(
-        &mut self,
-        saved: &RecordBatch,
-        cells: &BTreeMap<String, Cell>,
-        small: &BTreeMap<String, RecordBatch>,
-    ) -> Result<(), Error> {
-        self.groups.load(saved)?;
-        let shown = self.look(cells, small).await?;
-        self.show(shown)?;
-        if self.grouping.partition.is_empty() {
-            self.last = Some(over_groups(&self.suffix, &self.grouping, self.groups.read(&self.groups.all())?).await?);
-        }
-        Ok(())
-    }
-
-    /// For people.
-    fn recomputes(&self) -> String {
-        let Grouping { partition, key_names, small, .. } = &self.grouping;
-        let mut text = if partition.is_empty() {
-            format!("what follows the GROUP BY, over all groups (at most {MAX_GROUPS_OF_A_PARTITION})")
-        } else {
-            let by: Vec<_> = partition.iter().map(|i| key_names[*i].as_str()).collect();
-            format!("what follows the GROUP BY, for the changed ({})", by.join(", "))
+            Runtime::Keyed(keyed) => ("keyed", keyed.key_names().to_vec(), keyed.recomputes(), keyed.keys()),
         };
-        if !small.is_empty() {
-            text += &format!("; everything when what it sees of {} changes", small.join(", "));
+        Explanation {
+            class,
+            sources: self.streams.iter().cloned().collect(),
+            key: self.key.iter().map(|i| self.schema.field(*i).name().clone()).collect(),
+            group_by,
+            recomputes,
+            groups,
         }
-        text
     }
 }
 
 async fn runtime(context: &SessionContext, class: Class) -> Result<Runtime, Error> {
     Ok(match class {
-        Class::Stateless(plan) => Runtime::Stateless { query: Query::new(context, &plan).await? },
+        Class::Stateless(plan) => Runtime::Stateless(Linear::new(context, &plan).await?),
         Class::Aggregate(grouping) => Runtime::Aggregate(Box::new(Aggregate::new(context, *grouping).await?)),
+        Class::Keyed(parts) => Runtime::Keyed(Box::new(Keyed::new(context, *parts).await?)),
     })
-}
-
-/// Runs a linear plan over one side of the changes.
-async fn feed(
-    cells: &BTreeMap<String, Cell>,
-    deltas: &BTreeMap<String, RowDelta>,
-    side: impl Fn(&RowDelta) -> &RecordBatch,
-    query: &Query,
-) -> Result<RecordBatch, Error> {
-    let mut any = false;
-    for (name, cell) in cells {
-        let rows = deltas.get(name).map(&side).filter(|rows| rows.num_rows() > 0);
-        any |= rows.is_some();
-        cell.set(rows.into_iter().cloned().collect());
-    }
-    if any { query.run().await } else { Ok(RecordBatch::new_empty(query.plan.schema())) }
-}
-
-async fn over_groups(suffix: &Query, grouping: &Grouping, rows: RecordBatch) -> Result<RecordBatch, Error> {
-    if rows.num_rows() == 0 {
-        return Ok(RecordBatch::new_empty(suffix.plan.schema()));
-    }
-    grouping.groups.set(vec![rows]);
-    suffix.run().await
 }
 
 /// Casts columns to the types of the table; a value that does not fit is an error, never a null.

@@ -7,7 +7,7 @@ use std::{
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
-    common::{DataFusionError, ParamValues, ScalarValue},
+    common::{DataFusionError, ParamValues, ScalarValue, tree_node::TreeNodeRecursion},
     execution::context::SessionContext,
     logical_expr::LogicalPlan,
     prelude::SessionConfig,
@@ -18,11 +18,15 @@ use super::{
     class::{Class, Refusal, Relation},
     conversion::SharedRates,
     file::{FileError, Mode, PipelineFile},
+    windows,
 };
 use crate::tables;
 
 /// A context in which pipelines are planned and run: one partition, no plan that remembers rows.
-pub(super) fn context() -> SessionContext {
+///
+/// # Errors
+/// When the session takes no planner: a bug.
+pub(super) fn context() -> Result<SessionContext, DataFusionError> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
     let options = config.options_mut();
     options.optimizer.enable_dynamic_filter_pushdown = false;
@@ -33,7 +37,8 @@ pub(super) fn context() -> SessionContext {
     }
     // Known, so that it is refused with a reason.
     context.register_udf(super::conversion::to_currency(SharedRates::default(), 0));
-    context
+    windows::register(&context)?;
+    Ok(context)
 }
 
 /// The analysed plan of a file, its parameters filled in.
@@ -175,14 +180,15 @@ pub(super) fn check_scope_and_mode(
     Ok(())
 }
 
-/// The names of all tables a plan reads.
-pub(super) fn scans(plan: &LogicalPlan, names: &mut BTreeSet<String>) {
-    if let LogicalPlan::TableScan(scan) = plan {
-        names.insert(scan.table_name.table().to_owned());
-    }
-    for input in plan.inputs() {
-        scans(input, names);
-    }
+/// The names of all tables a plan reads, those of subqueries in expressions among them.
+pub(super) fn scans(plan: &LogicalPlan, names: &mut BTreeSet<String>) -> Result<(), DataFusionError> {
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            names.insert(scan.table_name.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
 }
 
 /// A refusal as an error that points into the file.
@@ -195,8 +201,11 @@ pub(super) fn refused(file: &PipelineFile, refusal: &Refusal) -> Box<FileError> 
 /// An error of DataFusion's as one that points into the file, as far as it says where.
 pub(super) fn query_error(file: &PipelineFile, error: &DataFusionError) -> Box<FileError> {
     let message = error.strip_backtrace();
-    if let Some(start) = error.diagnostic().and_then(|d| d.span).map(|span| span.start) {
-        return file.error_at(message, start.line, start.column);
+    let message = message.strip_prefix("Error during planning: ").map_or(message.clone(), str::to_owned);
+    let diagnostic = error.diagnostic();
+    let help = diagnostic.and_then(|diagnostic| diagnostic.helps.first()).map(|help| help.message.as_str());
+    if let Some(start) = diagnostic.and_then(|diagnostic| diagnostic.span).map(|span| span.start) {
+        return file.error_at(message, start.line, start.column, help);
     }
     // The parser says where in words only.
     let number_after = |word: &str| -> Option<u64> {
@@ -204,8 +213,8 @@ pub(super) fn query_error(file: &PipelineFile, error: &DataFusionError) -> Box<F
         rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
     };
     match (number_after("Line: "), number_after("Column: ")) {
-        (Some(line), Some(column)) => file.error_at(message.clone(), line, column),
-        _ => file.error(message, "SELECT", "in this query", None),
+        (Some(line), Some(column)) => file.error_at(message.clone(), line, column, None),
+        _ => file.error(message, "SELECT", "in this query", help),
     }
 }
 

@@ -27,6 +27,7 @@ mod model;
 mod model_dataset;
 mod model_registry;
 mod model_telco;
+mod oracle;
 mod pipelines;
 mod pipelines_items;
 mod serve;

@@ -1,0 +1,128 @@
+//! A GROUP BY at work: its groups as state, and what follows it computed again where groups changed.
+
+use std::collections::BTreeMap;
+
+use arrow::array::RecordBatch;
+use datafusion::execution::context::SessionContext;
+
+use super::{
+    Error,
+    class::Grouping,
+    groups::Groups,
+    leaf::Cell,
+    pipeline::{MAX_GROUPS_OF_A_PARTITION, RowDelta},
+    query::{Linear, Query, Views},
+};
+
+pub(super) struct Aggregate {
+    input: Linear,
+    suffix: Query,
+    views: Views,
+    grouping: Grouping,
+    pub(super) groups: Groups,
+    /// The answer, where it is computed as a whole.
+    last: Option<RecordBatch>,
+}
+
+impl Aggregate {
+    pub(super) async fn new(context: &SessionContext, mut grouping: Grouping) -> Result<Self, Error> {
+        let (views, small) = (std::mem::take(&mut grouping.views), std::mem::take(&mut grouping.small));
+        Ok(Self {
+            input: Linear::new(context, &grouping.input).await?,
+            suffix: Query::new(context, &grouping.suffix).await?,
+            views: Views::new(context, views, small).await?,
+            groups: Groups::new(&grouping)?,
+            grouping,
+            last: None,
+        })
+    }
+
+    /// What the answer was for all that changes, and what it is now.
+    pub(super) async fn advance(
+        &mut self,
+        cells: &BTreeMap<String, Cell>,
+        deltas: &BTreeMap<String, RowDelta>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<(RecordBatch, RecordBatch), Error> {
+        let removed = self.input.of(cells, deltas, |delta| &delta.removed).await?;
+        let added = self.input.of(cells, deltas, |delta| &delta.added).await?;
+        let shown = self.views.look(cells, small).await?;
+        let same = self.views.have_shown(&shown);
+        let all = self.grouping.partition.is_empty() || !same;
+        if removed.num_rows() == 0 && added.num_rows() == 0 && same {
+            let nothing = RecordBatch::new_empty(self.suffix.plan.schema());
+            return Ok((nothing.clone(), nothing));
+        }
+
+        let removed_slots = self.groups.locate(&removed)?;
+        let added_slots = self.groups.locate(&added)?;
+        let before = match self.last.take() {
+            Some(rows) => rows,
+            None => self.answer(all, &removed, &added).await?,
+        };
+        self.groups.update(&added, &added_slots, 1)?;
+        self.groups.update(&removed, &removed_slots, -1)?;
+        self.groups.bury(&added_slots)?;
+        self.groups.bury(&removed_slots)?;
+        let together = self.groups.largest_partition(&added)?;
+        if together > MAX_GROUPS_OF_A_PARTITION {
+            return Err(Error::Limit(format!(
+                "what follows the GROUP BY needs {together} groups at once: at most {MAX_GROUPS_OF_A_PARTITION} are \
+                 re-read on a change; partition its windows and joins by a group key, or group more coarsely"
+            )));
+        }
+        self.views.show(shown);
+        let after = self.answer(all, &removed, &added).await?;
+        if self.grouping.partition.is_empty() {
+            self.last = Some(after.clone());
+        }
+        Ok((before, after))
+    }
+
+    /// The suffix over all groups, or over the partitions that hold the given input rows.
+    async fn answer(&self, all: bool, removed: &RecordBatch, added: &RecordBatch) -> Result<RecordBatch, Error> {
+        let slots = if all { self.groups.all() } else { self.groups.affected(&[removed, added])? };
+        let rows = self.groups.read(&slots)?;
+        if rows.num_rows() == 0 {
+            return Ok(RecordBatch::new_empty(self.suffix.plan.schema()));
+        }
+        self.grouping.groups.set(vec![rows]);
+        self.suffix.run().await
+    }
+
+    pub(super) async fn load(
+        &mut self,
+        saved: &RecordBatch,
+        cells: &BTreeMap<String, Cell>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<(), Error> {
+        self.groups.load(saved)?;
+        let shown = self.views.look(cells, small).await?;
+        self.views.show(shown);
+        if self.grouping.partition.is_empty() {
+            let nothing = self.input.nothing();
+            self.last = Some(self.answer(true, &nothing, &nothing).await?);
+        }
+        Ok(())
+    }
+
+    /// The columns of the GROUP BY.
+    pub(super) fn key_names(&self) -> &[String] {
+        &self.grouping.key_names
+    }
+
+    /// For people.
+    pub(super) fn recomputes(&self) -> String {
+        let Grouping { partition, key_names, .. } = &self.grouping;
+        let mut text = if partition.is_empty() {
+            format!("what follows the GROUP BY, over all groups (at most {MAX_GROUPS_OF_A_PARTITION})")
+        } else {
+            let by: Vec<_> = partition.iter().map(|i| key_names[*i].as_str()).collect();
+            format!("what follows the GROUP BY, for the changed ({})", by.join(", "))
+        };
+        if !self.views.small().is_empty() {
+            text += &format!("; everything when what it sees of {} changes", self.views.small().join(", "));
+        }
+        text
+    }
+}

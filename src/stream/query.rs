@@ -1,0 +1,133 @@
+//! Plans at work: executed again and again over the rows in their cells.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use arrow::{array::RecordBatch, compute::concat_batches};
+use datafusion::{
+    common::DataFusionError,
+    execution::{TaskContext, context::SessionContext},
+    logical_expr::LogicalPlan,
+    physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
+};
+
+use super::{Error, class::View, leaf::Cell, pipeline::RowDelta, planning::scans};
+
+/// A plan that is executed again and again over the rows in its cells.
+pub(super) struct Query {
+    pub(super) plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+}
+
+impl Query {
+    pub(super) async fn new(context: &SessionContext, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
+        let plan = context.state().create_physical_plan(plan).await?;
+        Ok(Self { plan, task: context.task_ctx() })
+    }
+
+    pub(super) async fn run(&self) -> Result<RecordBatch, Error> {
+        let plan = reset_plan_states(Arc::clone(&self.plan))?;
+        let schema = plan.schema();
+        let batches = collect(plan, Arc::clone(&self.task)).await?;
+        Ok(concat_batches(&schema, &batches)?)
+    }
+}
+
+/// A linear plan: what it yields for a set of changes depends on no other row.
+pub(super) struct Linear {
+    query: Query,
+    /// The relations that it reads.
+    reads: BTreeSet<String>,
+}
+
+impl Linear {
+    pub(super) async fn new(context: &SessionContext, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
+        let mut reads = BTreeSet::new();
+        scans(plan, &mut reads)?;
+        Ok(Self { query: Query::new(context, plan).await?, reads })
+    }
+
+    pub(super) fn nothing(&self) -> RecordBatch {
+        RecordBatch::new_empty(self.query.plan.schema())
+    }
+
+    /// What it yields for one side of the changes.
+    pub(super) async fn of(
+        &self,
+        cells: &BTreeMap<String, Cell>,
+        deltas: &BTreeMap<String, RowDelta>,
+        side: fn(&RowDelta) -> &RecordBatch,
+    ) -> Result<RecordBatch, Error> {
+        let mut any = false;
+        for name in &self.reads {
+            let rows = deltas.get(name).map(side).filter(|rows| rows.num_rows() > 0);
+            any |= rows.is_some();
+            if let Some(cell) = cells.get(name) {
+                cell.set(rows.into_iter().cloned().collect());
+            }
+        }
+        if any { self.query.run().await } else { Ok(self.nothing()) }
+    }
+}
+
+/// What a query sees of the small relations it reads.
+pub(super) struct Views {
+    queries: Vec<Query>,
+    views: Vec<View>,
+    small: Vec<String>,
+    /// What they show, once they have been looked at.
+    shown: Option<Vec<RecordBatch>>,
+}
+
+impl Views {
+    pub(super) async fn new(
+        context: &SessionContext,
+        views: Vec<View>,
+        small: Vec<String>,
+    ) -> Result<Self, DataFusionError> {
+        let mut queries = Vec::with_capacity(views.len());
+        for view in &views {
+            queries.push(Query::new(context, &view.plan).await?);
+        }
+        Ok(Self { queries, views, small, shown: None })
+    }
+
+    /// The small relations.
+    pub(super) fn small(&self) -> &[String] {
+        &self.small
+    }
+
+    /// What they show now.
+    pub(super) async fn look(
+        &self,
+        cells: &BTreeMap<String, Cell>,
+        small: &BTreeMap<String, RecordBatch>,
+    ) -> Result<Vec<RecordBatch>, Error> {
+        for name in &self.small {
+            if let (Some(cell), Some(rows)) = (cells.get(name), small.get(name)) {
+                cell.set(vec![rows.clone()]);
+            }
+        }
+        let mut shown = Vec::with_capacity(self.views.len());
+        for (query, view) in self.queries.iter().zip(&self.views) {
+            let rows = query.run().await?;
+            shown.push(RecordBatch::try_new(Arc::clone(&view.schema), rows.columns().to_vec())?);
+        }
+        Ok(shown)
+    }
+
+    /// Whether that is what the query has seen.
+    pub(super) fn have_shown(&self, shown: &[RecordBatch]) -> bool {
+        self.shown.as_deref() == Some(shown)
+    }
+
+    /// From now on the query sees this.
+    pub(super) fn show(&mut self, shown: Vec<RecordBatch>) {
+        for (view, rows) in self.views.iter().zip(&shown) {
+            view.rows.set(vec![rows.clone()]);
+        }
+        self.shown = Some(shown);
+    }
+}
