@@ -711,7 +711,7 @@ async fn what_cannot_be_maintained_is_refused_with_a_reason() {
             "unordered",
             "customer_id n",
             format!("{scope}, ROW_NUMBER() OVER (PARTITION BY account, livemode) AS n FROM mrr_movements"),
-            "hangs on an order",
+            "the value of `row_number` hangs",
         ),
         ("clock", "customer_id n", format!("{scope}, now() AS n FROM mrr_movements"), "another value on every run"),
         ("chance", "customer_id n", format!("{scope}, random() AS n FROM mrr_movements"), "another value on every run"),

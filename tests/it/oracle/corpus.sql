@@ -206,6 +206,11 @@ SELECT p.account, p.livemode, p.id AS payment, s.id AS subscription, l.tier FROM
 JOIN subscriptions AS s ON s.account = p.account AND s.livemode = p.livemode AND s.customer = p.customer
 JOIN plans AS l ON l.account = s.account AND l.livemode = s.livemode AND l.plan = s.plan
 
+-- pairs_and_the_plan_they_share [id, other]
+SELECT a.account, a.livemode, a.id, b.id AS other, l.tier FROM subscriptions AS a JOIN subscriptions AS b
+ON b.account = a.account AND b.livemode = a.livemode AND a.id < b.id LEFT JOIN plans AS l
+ON l.account = a.account AND l.livemode = a.livemode AND l.plan = a.plan AND l.plan = b.plan
+
 -- revenue_by_tier [tier]
 SELECT s.account, s.livemode, COALESCE(l.tier, 'none') AS tier, SUM(s.price) AS price, COUNT(DISTINCT s.customer) AS customers
 FROM subscriptions AS s JOIN plans AS l ON l.account = s.account AND l.livemode = s.livemode AND l.plan = s.plan
