@@ -16,6 +16,7 @@ mod rebuild;
 mod rim;
 mod run;
 mod simulate;
+mod test;
 mod train;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -65,6 +66,8 @@ enum Command {
     Check(check::Arguments),
     /// Say how a pipeline is maintained
     Explain(check::ExplainArguments),
+    /// Run the tests beside the pipelines
+    Test(test::Arguments),
     /// Train the churn model on the features of a data directory
     Train(train::Arguments),
     /// Simulate an account, run everything on it, and show what comes out
@@ -120,11 +123,15 @@ const SHIPPED: [(&str, &str); 25] = [
 /// The directory of pipelines in the working directory.
 const PIPELINES: &str = "pipelines";
 
+/// The directory of pipelines: the configured one, or `pipelines/`; none where those that come with the program hold.
+fn pipeline_dir(config: &Config) -> Option<PathBuf> {
+    let here = PathBuf::from(PIPELINES);
+    config.pipelines.dir.clone().or_else(|| here.is_dir().then_some(here))
+}
+
 /// The pipelines of the configured directory, of `pipelines/`, or those that come with the program.
 fn pipelines(config: &Config) -> miette::Result<Vec<PipelineFile>> {
-    let here = PathBuf::from(PIPELINES);
-    let dir = config.pipelines.dir.clone().or_else(|| here.is_dir().then_some(here));
-    let files = match dir {
+    let files = match pipeline_dir(config) {
         Some(dir) => PipelineFile::load_dir(&dir)?,
         None => SHIPPED
             .into_iter()
@@ -158,6 +165,7 @@ pub fn main() -> ExitCode {
         Command::Rebuild(arguments) => rim::block_on(rebuild::run(arguments)),
         Command::Check(arguments) => rim::block_on(check::run(arguments)),
         Command::Explain(arguments) => rim::block_on(check::explain(arguments)),
+        Command::Test(arguments) => rim::block_on(test::run(arguments)),
         Command::Train(arguments) => rim::block_on(train::run(arguments)),
         Command::Demo(arguments) => rim::block_on(demo::run(arguments)),
     };

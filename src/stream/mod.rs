@@ -13,9 +13,11 @@ pub mod file;
 pub mod graph;
 mod groups;
 mod leaf;
+pub mod maintained;
 mod partition;
 pub mod pipeline;
 mod planning;
+pub mod sidecar;
 
 pub use class::Relation;
 

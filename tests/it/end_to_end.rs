@@ -14,6 +14,7 @@ mod rebuild;
 mod revenue;
 mod scores;
 mod serving;
+mod sidecar;
 pub(crate) mod sigma;
 mod support;
 mod truth;
