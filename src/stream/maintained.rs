@@ -186,6 +186,12 @@ impl Maintained {
         &self.pipelines
     }
 
+    /// The pipelines with their state, each after those it reads, and what they say by now.
+    #[must_use]
+    pub fn into_parts(self) -> (Vec<Pipeline>, BTreeMap<String, Content>) {
+        (self.pipelines, self.tables)
+    }
+
     /// What a pipeline says by now.
     #[must_use]
     pub fn table(&self, pipeline: &str) -> Option<&Content> {

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod calendar;
+mod cells;
 pub mod checkpoint;
 mod class;
 pub mod conversion;
@@ -18,8 +19,10 @@ mod partition;
 pub mod pipeline;
 mod planning;
 pub mod sidecar;
+pub mod versions;
 
 pub use class::Relation;
+pub(crate) use leaf::{Cell, CellTable};
 
 /// The functions that pipelines can call beside DataFusion's own.
 #[must_use]

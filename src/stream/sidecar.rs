@@ -12,16 +12,16 @@ use std::{
 };
 
 use arrow::{
-    array::{Array, ArrayRef, ListBuilder, RecordBatch, StringArray, StringBuilder},
+    array::{ArrayRef, ListBuilder, RecordBatch, StringArray, StringBuilder},
     compute::{CastOptions, cast_with_options, concat_batches},
     datatypes::{DataType, Field, Schema, SchemaRef},
-    util::display::{ArrayFormatter, FormatOptions},
 };
 use datafusion::{catalog::TableProvider, datasource::MemTable};
 use serde::Deserialize;
 
 use super::{
     Relation, batch,
+    cells::{cells, named, shown, texts},
     file::{FileError, PipelineFile},
     graph::{plan_all, upstream},
     maintained::{Content, Maintained, needed},
@@ -272,7 +272,8 @@ impl Bench {
         let puts = given_rows(schema, key, &puts)?;
         let deletes = given_rows(schema, key, &deletes)?;
         for batch in [&puts, &deletes] {
-            let (accounts, modes) = (texts(batch.column(0))?, texts(batch.column(1))?);
+            let scope = |column| texts(batch.column(column)).map_err(|error| error.to_string());
+            let (accounts, modes) = (scope(0)?, scope(1)?);
             self.scopes.extend(accounts.into_iter().flatten().zip(modes.into_iter().flatten()));
         }
         if key.is_empty() {
@@ -340,8 +341,7 @@ impl Bench {
                 .map_err(|error| format!("{name} in batch: {}", error.strip_backtrace()))?;
             let actual = self.table(name)?;
             let columns: Vec<&str> = pipeline.schema().fields().iter().map(|field| field.name().as_str()).collect();
-            let found =
-                compare(&columns, &file.metadata.grain, &cells(&expected, &columns)?, &cells(&actual, &columns)?);
+            let found = differences(&columns, &file.metadata.grain, &expected, &actual)?;
             if !found.is_empty() {
                 let head =
                     format!("the maintained rows of {name} are not what its SQL says in batch, which is expected here");
@@ -383,7 +383,7 @@ impl Bench {
         let expected = given_rows(&narrow, &[], expect).map_err(wrong)?;
         let grain = self.maintained.pipelines().iter().find(|p| p.name() == name).map(|p| &p.file().metadata.grain);
         let grain = grain.map_or(&[][..], Vec::as_slice);
-        Ok(compare(&columns, grain, &cells(&expected, &columns)?, &cells(&actual, &columns)?))
+        differences(&columns, grain, &expected, &actual)
     }
 }
 
@@ -455,30 +455,14 @@ fn memory(rows: RecordBatch) -> Result<Arc<dyn TableProvider>, String> {
     Ok(Arc::new(table))
 }
 
-/// Values as people write them; decimals without trailing zeros, floats to the digits that any order of a sum keeps.
-fn texts(array: &ArrayRef) -> Result<Vec<Option<String>>, String> {
-    let options = FormatOptions::default().with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.fZ"));
-    let formatter = ArrayFormatter::try_new(array, &options).map_err(|error| error.to_string())?;
-    let text = |row: usize| {
-        let text = formatter.value(row).to_string();
-        match array.data_type() {
-            DataType::Decimal128(..) if text.contains('.') => {
-                text.trim_end_matches('0').trim_end_matches('.').to_owned()
-            }
-            DataType::Float64 => text.parse::<f64>().map_or(text, |value| format!("{value:.11e}")),
-            _ => text,
-        }
-    };
-    Ok((0..array.len()).map(|row| array.is_valid(row).then(|| text(row))).collect())
-}
-
-/// The cells of some columns, row by row.
-fn cells(batch: &RecordBatch, columns: &[&str]) -> Result<Vec<Vec<Option<String>>>, String> {
-    let columns = columns
-        .iter()
-        .map(|name| texts(batch.column_by_name(name).ok_or_else(|| format!("there is no column `{name}`"))?))
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok((0..batch.num_rows()).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect())
+fn differences(
+    columns: &[&str],
+    grain: &[String],
+    expected: &RecordBatch,
+    actual: &RecordBatch,
+) -> Result<Vec<String>, String> {
+    let texts = |batch| cells(batch, columns).map_err(|error| error.to_string());
+    Ok(compare(columns, grain, &texts(expected)?, &texts(actual)?))
 }
 
 /// Where two sets of rows differ. Rows that agree in those columns of the grain that are looked at are one row that
@@ -500,25 +484,21 @@ fn compare(
         }
     }
     let key: Vec<usize> = (0..columns.len()).filter(|i| grain.iter().any(|name| name == columns[*i])).collect();
-    let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "null".to_owned());
-    let named = |row: &[Option<String>], which: &[usize]| {
-        which.iter().map(|i| format!("{} = {}", columns[*i], shown(&row[*i]))).collect::<Vec<_>>().join(", ")
-    };
     let all: Vec<usize> = (0..columns.len()).collect();
     let mut lines = Vec::new();
     for row in missing {
         let twin = left.iter().position(|other| !key.is_empty() && key.iter().all(|i| other[*i] == row[*i]));
         let Some(twin) = twin else {
-            lines.push(format!("missing: {}", named(row, &all)));
+            lines.push(format!("missing: {}", named(columns, row, &all)));
             continue;
         };
         let twin = left.swap_remove(twin);
         let cells = all.iter().filter(|i| row[**i] != twin[**i]);
         let cells: Vec<String> =
             cells.map(|i| format!("{} expected {}, was {}", columns[*i], shown(&row[*i]), shown(&twin[*i]))).collect();
-        lines.push(format!("{}: {}", named(row, &key), cells.join("; ")));
+        lines.push(format!("{}: {}", named(columns, row, &key), cells.join("; ")));
     }
-    lines.extend(left.into_iter().map(|row| format!("not expected: {}", named(row, &all))));
+    lines.extend(left.into_iter().map(|row| format!("not expected: {}", named(columns, row, &all))));
     lines.sort();
     lines
 }
@@ -551,7 +531,9 @@ mod tests {
     #[test]
     fn decimals_are_read_exactly_or_not_at_all() {
         let field = Field::new("amount", DataType::Decimal128(28, 6), true);
-        let read = |text: &str| column(&field, &[Some(text.to_owned())]).and_then(|array| texts(&array));
+        let read = |text: &str| {
+            column(&field, &[Some(text.to_owned())]).and_then(|array| texts(&array).map_err(|e| e.to_string()))
+        };
         assert_eq!(read("1234567890123456.789012").unwrap(), [Some("1234567890123456.789012".to_owned())]);
         assert_eq!(read("5.500").unwrap(), [Some("5.5".to_owned())]);
         assert_eq!(read("100").unwrap(), [Some("100".to_owned())]);

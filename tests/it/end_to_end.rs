@@ -2,6 +2,7 @@
 
 mod alerts;
 mod catalogue;
+mod changes;
 mod commands;
 mod crash;
 mod explain;
@@ -9,6 +10,7 @@ mod history;
 mod intake;
 mod kafka;
 mod metrics;
+mod operating;
 mod pipelines;
 mod rebuild;
 mod revenue;
