@@ -15,6 +15,7 @@ use chrono_tz::Tz;
 use figment::{
     Figment,
     providers::{Env, Format, Toml},
+    value::Value,
 };
 use num_traits::ToPrimitive;
 use serde::Deserialize;
@@ -354,6 +355,26 @@ pub struct Alert {
 /// Stripe retries a webhook for three days: what comes later is a backfill.
 fn default_max_age_hours() -> u64 {
     72
+}
+
+/// Parameters of one pipeline: a TOML file of `name = value`. Write decimals as texts, so that they stay exact.
+///
+/// # Errors
+/// [`Error::Parse`], and [`Error::Value`] for a value that is no text, whole number or boolean.
+pub fn parameters(file: &Path) -> Result<BTreeMap<String, String>, Error> {
+    let figment = Figment::from(Toml::file_exact(file));
+    let read: BTreeMap<String, Value> = figment.extract().map_err(|error| Error::Parse(Box::new(error)))?;
+    let text = |(name, found): (String, Value)| {
+        let text = match &found {
+            Value::String(_, text) => Some(text.clone()),
+            Value::Bool(_, truth) => Some(truth.to_string()),
+            Value::Num(_, number) => number.to_i128().map(|number| number.to_string()),
+            _ => None,
+        };
+        let problem = || "must be a text, a whole number, true or false; write decimals as texts".to_owned();
+        text.map(|text| (name.clone(), text)).ok_or_else(|| value(&name, problem()))
+    };
+    read.into_iter().map(text).collect()
 }
 
 impl Config {

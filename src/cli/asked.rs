@@ -52,13 +52,22 @@ impl Asked {
         Ok(config)
     }
 
-    /// The tables that were asked for; none before the first checkpoint. `customer` limits item states, entries and
-    /// movements to one customer's.
-    pub(super) async fn tables(&self, place: &Place, customer: Option<&str>) -> miette::Result<Vec<UserTable>> {
+    /// What happened by the end of a day.
+    pub(super) fn as_of(day: &str) -> Self {
+        Self { as_of: Some(day.to_owned()), ..Self::default() }
+    }
+
+    /// What was known by the end of a day.
+    pub(super) fn known_at(day: &str) -> Self {
+        Self { known_at: Some(day.to_owned()), ..Self::default() }
+    }
+
+    /// What is asked of the history; `customer` limits item states, entries and movements to one customer's.
+    pub(super) fn question(&self, place: &Place, customer: Option<&str>) -> miette::Result<Question> {
         let config = self.config(place)?;
         let zone = config.zone().map_err(rim::report)?;
         let bound = |text: &Option<String>, flag| text.as_deref().map(|text| instant(text, zone, flag)).transpose();
-        let question = Question {
+        Ok(Question {
             as_of: bound(&self.as_of, "--as-of")?,
             known_at: bound(&self.known_at, "--known-at")?,
             rules: config.rules().map_err(rim::report)?,
@@ -69,7 +78,12 @@ impl Asked {
             pipelines: pipelines(&config)?,
             parameters: config.parameters.clone(),
             settings: config.settings(),
-        };
+        })
+    }
+
+    /// The tables that were asked for; none before the first checkpoint.
+    pub(super) async fn tables(&self, place: &Place, customer: Option<&str>) -> miette::Result<Vec<UserTable>> {
+        let question = self.question(place, customer)?;
         engine::history_tables(&place.data_dir, question).await.map_err(rim::engine_report)
     }
 
@@ -91,6 +105,18 @@ pub(super) fn nothing(place: &Place) -> miette::Report {
         "there are no tables in {}",
         place.data_dir.display()
     )
+}
+
+/// A calendar day, as days since 1970.
+pub(super) fn day(text: &str, flag: &str) -> miette::Result<i32> {
+    let day = text.parse::<NaiveDate>().map(|day| day.num_days_from_ce() - EPOCH_FROM_CE);
+    day.map_err(|_| miette::miette!(help = "write a day such as 2026-03-31", "{flag}: `{text}` is no day"))
+}
+
+/// The day that is so many days after the beginning of 1970.
+pub(super) fn day_text(day: i32) -> String {
+    NaiveDate::from_num_days_from_ce_opt(day.saturating_add(EPOCH_FROM_CE))
+        .map_or_else(String::new, |day| day.to_string())
 }
 
 fn profile(text: &str) -> Result<Profile, String> {

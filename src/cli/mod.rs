@@ -2,20 +2,29 @@
 //!
 //! Exit codes: 0 it worked · 1 it failed · 2 the arguments were wrong · 3 a check found something.
 
+mod apply;
 mod asked;
+mod backtest;
+mod backup;
 mod check;
 mod customer;
 mod demo;
+mod diff;
 mod gateway;
 mod ingest;
 mod movement;
 mod output;
+mod pause;
+mod plan;
 mod query;
 mod rates;
 mod rebuild;
+mod request;
 mod rim;
 mod run;
 mod simulate;
+mod status;
+mod test;
 mod train;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -65,6 +74,26 @@ enum Command {
     Check(check::Arguments),
     /// Say how a pipeline is maintained
     Explain(check::ExplainArguments),
+    /// Compare a pipeline with other parameters or SQL, over the tables of a data directory
+    Diff(diff::Arguments),
+    /// Run a pipeline over its history, day by day, through the engine's operators
+    Backtest(backtest::Arguments),
+    /// Say what changed files of pipelines mean for a data directory
+    Plan(plan::Arguments),
+    /// Rebuild what changed files of pipelines mean, while the engine runs, and put it in place
+    Apply(apply::Arguments),
+    /// Let a pipeline's table stand still
+    Pause(pause::Arguments),
+    /// Rebuild a pipeline that is paused or has failed, and go on with it
+    Resume(pause::Arguments),
+    /// Say how the engine and its pipelines are
+    Status(status::Arguments),
+    /// Copy a data directory, also while an engine runs on it
+    Backup(backup::Arguments),
+    /// Make a data directory of a backup
+    Restore(backup::Arguments),
+    /// Run the tests beside the pipelines
+    Test(test::Arguments),
     /// Train the churn model on the features of a data directory
     Train(train::Arguments),
     /// Simulate an account, run everything on it, and show what comes out
@@ -120,11 +149,15 @@ const SHIPPED: [(&str, &str); 25] = [
 /// The directory of pipelines in the working directory.
 const PIPELINES: &str = "pipelines";
 
+/// The directory of pipelines: the configured one, or `pipelines/`; none where those that come with the program hold.
+fn pipeline_dir(config: &Config) -> Option<PathBuf> {
+    let here = PathBuf::from(PIPELINES);
+    config.pipelines.dir.clone().or_else(|| here.is_dir().then_some(here))
+}
+
 /// The pipelines of the configured directory, of `pipelines/`, or those that come with the program.
 fn pipelines(config: &Config) -> miette::Result<Vec<PipelineFile>> {
-    let here = PathBuf::from(PIPELINES);
-    let dir = config.pipelines.dir.clone().or_else(|| here.is_dir().then_some(here));
-    let files = match dir {
+    let files = match pipeline_dir(config) {
         Some(dir) => PipelineFile::load_dir(&dir)?,
         None => SHIPPED
             .into_iter()
@@ -158,6 +191,16 @@ pub fn main() -> ExitCode {
         Command::Rebuild(arguments) => rim::block_on(rebuild::run(arguments)),
         Command::Check(arguments) => rim::block_on(check::run(arguments)),
         Command::Explain(arguments) => rim::block_on(check::explain(arguments)),
+        Command::Diff(arguments) => rim::block_on(diff::run(arguments)),
+        Command::Backtest(arguments) => rim::block_on(backtest::run(arguments)),
+        Command::Plan(arguments) => rim::block_on(plan::run(arguments)),
+        Command::Apply(arguments) => rim::block_on(apply::run(arguments)),
+        Command::Pause(arguments) => rim::block_on(pause::pause(arguments)),
+        Command::Resume(arguments) => rim::block_on(pause::resume(arguments)),
+        Command::Status(arguments) => rim::block_on(status::run(arguments)),
+        Command::Backup(arguments) => rim::block_on(backup::backup(arguments)),
+        Command::Restore(arguments) => rim::block_on(backup::restore(arguments)),
+        Command::Test(arguments) => rim::block_on(test::run(arguments)),
         Command::Train(arguments) => rim::block_on(train::run(arguments)),
         Command::Demo(arguments) => rim::block_on(demo::run(arguments)),
     };

@@ -8,7 +8,7 @@ use super::{Outcome, Place, gateway, pipelines, rim};
 use crate::{
     act,
     config::{Config, POSTGRES_PASSWORD},
-    engine::{EXPANSIONS, Engine, Options, Progress},
+    engine::{EXPANSIONS, Engine, Options, Progress, Shown},
     log::{self, EventLog},
     serve::{Catalog, Password, Secret, UserTable, postgres, reporting, views},
     stream::{
@@ -116,9 +116,24 @@ pub(super) async fn catalog(
     Catalog::with_views(tables, functions, &views).await.map_err(rim::report)
 }
 
+/// Shows the tables that the engine makes anew while it runs, until it ends.
+fn follow(engine: &Engine, catalog: Arc<Catalog>) {
+    let mut shown = engine.shown();
+    tokio::spawn(async move {
+        while shown.changed().await.is_ok() {
+            let Shown { tables, gone } = shown.borrow_and_update().clone();
+            if let Err(error) = catalog.update(&tables, &gone) {
+                tracing::error!(%error, "PostgreSQL does not show the tables that were made anew");
+            }
+        }
+    });
+}
+
 /// Starts PostgreSQL over the engine's tables.
 pub(super) async fn serve(config: &Config, place: &Place, engine: &Engine) -> miette::Result<postgres::Handle> {
     let catalog = catalog(config, engine.user_tables().map_err(rim::engine_report)?, engine.rates()).await?;
+    let catalog = Arc::new(catalog);
+    follow(engine, Arc::clone(&catalog));
     let configured = env::var(POSTGRES_PASSWORD).ok().map(Secret::new);
     let password = Password::load_or_create(&place.data_dir, configured, rim::random()).map_err(rim::report)?;
     let options = postgres::Options::new(
@@ -127,7 +142,7 @@ pub(super) async fn serve(config: &Config, place: &Place, engine: &Engine) -> mi
         password.secret().clone(),
         rim::random(),
     );
-    let handle = postgres::start(options, Arc::new(catalog)).await.map_err(rim::report)?;
+    let handle = postgres::start(options, catalog).await.map_err(rim::report)?;
     let address = handle.local_addr();
     let user = &config.serve.user;
     let stored = match password {

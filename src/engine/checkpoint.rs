@@ -14,7 +14,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, store::Store, watermark::Watermark};
+use super::{
+    CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, PAUSED, PipelineStatus, State, store::Store, watermark::Watermark,
+};
 use crate::{
     ledger::{BUCKETS, Ledger, Rules},
     sink::{apply, commits},
@@ -33,6 +35,9 @@ const BUCKETS_A_FILE: usize = 16;
 #[derive(Serialize, Deserialize)]
 pub(super) struct EngineState {
     pub(super) watermark: Watermark,
+    /// How the pipelines were, for those who look at the checkpoint.
+    #[serde(default)]
+    pub(super) pipelines: Vec<PipelineStatus>,
 }
 
 /// The name of a pipeline's state.
@@ -129,7 +134,11 @@ impl Engine {
         self.pipelines
             .iter()
             .map(|running| {
-                let fingerprint = if running.failed { FAILED } else { running.pipeline.fingerprint() };
+                let fingerprint = match running.state {
+                    State::Works => running.pipeline.fingerprint(),
+                    State::Paused => PAUSED,
+                    State::Failed(_) => FAILED,
+                };
                 (running.pipeline.name().to_owned(), fingerprint.to_owned())
             })
             .chain([(
@@ -159,7 +168,7 @@ impl Engine {
         }
         self.ledger.clear_dirty();
         for i in 0..self.pipelines.len() {
-            if self.pipelines[i].failed || self.pipelines[i].pipeline.is_saved() {
+            if self.pipelines[i].state != State::Works || self.pipelines[i].pipeline.is_saved() {
                 continue;
             }
             let pipeline = &self.pipelines[i].pipeline;
@@ -169,7 +178,7 @@ impl Engine {
             }
             self.pipelines[i].pipeline.mark_saved();
         }
-        let state = EngineState { watermark: self.watermark.clone() };
+        let state = EngineState { watermark: self.watermark.clone(), pipelines: self.statuses() };
         let bytes = serde_json::to_vec(&state).map_err(|e| Error::Internal(e.to_string()))?;
         self.save("engine".to_owned(), bytes.into()).await
     }

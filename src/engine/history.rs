@@ -56,17 +56,17 @@ use crate::{
     time::EventTime,
 };
 
-const ARCHIVE: &str = "events_archive";
+pub(super) const ARCHIVE: &str = "events_archive";
 const STATES: &str = "item_states";
-const LEDGER: &str = "mrr_ledger";
-const MOVEMENTS: &str = "mrr_movements";
+pub(super) const LEDGER: &str = "mrr_ledger";
+pub(super) const MOVEMENTS: &str = "mrr_movements";
 const OUTLOOK: &str = "outlook_ledger";
 
 /// The columns that say when a row became known, and when what it tells happened.
-const KNOWN: [&str; 2] = ["known_at", "received_at"];
-const HAPPENED: [&str; 5] = ["event_time", "occurred_at", "valid_from", "created", "finalized_at"];
+pub(super) const KNOWN: [&str; 2] = ["known_at", "received_at"];
+pub(super) const HAPPENED: [&str; 5] = ["event_time", "occurred_at", "valid_from", "created", "finalized_at"];
 /// Rates are of a day, and the books of a month.
-const DAYS: [&str; 2] = ["day", "month"];
+pub(super) const DAYS: [&str; 2] = ["day", "month"];
 
 /// What of the history is asked for.
 #[derive(Clone, Debug)]

@@ -5,18 +5,25 @@
 //! goes on from the newest checkpoint, and ends in the same tables.
 
 mod alerts;
+mod apply;
 mod archived_log;
+mod backtest;
+mod backup;
 mod checkpoint;
 mod decode;
 mod history;
 mod moments;
+mod plan;
 mod rates;
 mod readers;
 mod rebuild;
 mod recovery;
+mod requests;
 mod scoring;
+mod status;
 mod store;
 mod swap;
+mod versions;
 mod watermark;
 
 use std::{
@@ -36,15 +43,22 @@ use tokio::{sync::watch, time::Instant};
 
 pub use self::{
     alerts::EXPANSIONS,
+    backtest::{Backtested, By, backtest},
+    backup::{Backup, backup, restore},
     history::{Question, history_tables},
+    plan::{Standing, Step, plan},
     rates::committed_rates,
-    readers::committed_tables,
+    readers::{Shown, committed_tables},
     rebuild::{Currency, Rebuilt, rebuild},
     recovery::relations,
+    requests::{Answer, Files, Request, ask},
     scoring::{FEATURES, MODEL, feature_names},
+    status::{PipelineStatus, Status, status},
+    versions::{Version, diff},
 };
 use self::{
     alerts::PendingAlerts,
+    apply::Coming,
     decode::{Decoded, decode},
     readers::{Finality, with_is_final},
     scoring::{SCORES, Scorer},
@@ -62,7 +76,7 @@ use crate::{
     serve::UserTable,
     sink,
     stream::{
-        self,
+        self, Cell,
         checkpoint::Checkpoints,
         conversion::SharedRates,
         file::PipelineFile,
@@ -84,6 +98,8 @@ const LEDGER_FINGERPRINT: &str = "(ledger)";
 const CLOCK: &str = "log_clock";
 /// What stands for the fingerprint of a pipeline that failed: it is rebuilt at the next start.
 const FAILED: &str = "(failed)";
+/// What stands for the fingerprint of a pipeline that is paused: its table stands still, at every start too.
+const PAUSED: &str = "(paused)";
 
 /// Records of one epoch when there is a backlog: large enough that the fixed cost of an epoch is small beside them.
 pub const MAX_RECORDS_AN_EPOCH: usize = 20_000;
@@ -143,6 +159,29 @@ pub enum Error {
         name: String,
         /// Why.
         source: stream::Error,
+    },
+    /// There is no such pipeline.
+    #[error("there is no pipeline `{0}`; `tributary check` lists them")]
+    NoPipeline(String),
+    /// A pipeline reads a table that was not made yet.
+    #[error("the table `{0}` has not been made yet; `tributary run` or `tributary apply` makes it")]
+    NotMade(String),
+    /// The engine that was asked has ended.
+    #[error("the engine ended before it answered; look at its messages, and ask again")]
+    EngineGone,
+    /// A directory would be overwritten.
+    #[error("{0} is there already; name a directory that is not, or an empty one to restore into")]
+    NotEmpty(PathBuf),
+    /// There is no checkpoint.
+    #[error("there is no checkpoint in {0} yet; run `tributary run --once` on it first")]
+    NothingToBackUp(PathBuf),
+    /// A directory is no backup.
+    #[error("{path} is no whole backup: {reason}; name a directory that `tributary backup` made")]
+    NoBackup {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
     },
     /// The log is another one than the tables were made from.
     #[error(
@@ -243,10 +282,39 @@ pub struct Progress {
     pub checkpoints: u64,
 }
 
-/// A pipeline, or why it stopped.
+/// Whether a pipeline follows its sources.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum State {
+    Works,
+    /// Somebody wants its table to stand still.
+    Paused,
+    /// Why it, or one that it reads, stopped.
+    Failed(String),
+}
+
+/// A pipeline at work, with what its epochs cost.
 struct Running {
     pipeline: Pipeline,
-    failed: bool,
+    state: State,
+    epochs: u64,
+    last_epoch_micros: u64,
+    epochs_micros: u64,
+}
+
+impl Running {
+    fn new(pipeline: Pipeline) -> Self {
+        Self { pipeline, state: State::Works, epochs: 0, last_epoch_micros: 0, epochs_micros: 0 }
+    }
+
+    fn failed(&self) -> bool {
+        matches!(self.state, State::Failed(_))
+    }
+
+    fn note_cost(&mut self, cost: Duration) {
+        self.last_epoch_micros = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX);
+        self.epochs += 1;
+        self.epochs_micros = self.epochs_micros.saturating_add(self.last_epoch_micros);
+    }
 }
 
 /// The engine of one data directory.
@@ -274,6 +342,11 @@ pub struct Engine {
     waiting_bytes: usize,
     progress: Progress,
     watch: watch::Sender<Progress>,
+    /// New versions of pipelines, while they are built.
+    coming: Option<Coming>,
+    /// The rows of `pipeline_status`.
+    status: Cell,
+    shown: watch::Sender<Shown>,
 }
 
 impl Engine {
@@ -293,7 +366,17 @@ impl Engine {
             lateness_micros: micros(self.options.allowed_lateness),
             watermark: Arc::clone(&self.watermark_now),
         };
-        with_is_final(self.store.user_tables(), &finality)
+        let mut tables = self.store.user_tables();
+        let contract = tables::get(status::STATUS)?;
+        let rows = Arc::new(stream::CellTable::new(Arc::clone(&contract.schema), self.status.clone()));
+        tables.push(store::user_table(&contract.name, &contract.description, &contract.schema, rows));
+        with_is_final(tables, &finality)
+    }
+
+    /// Follows which tables are made anew, and which go, while the engine runs.
+    #[must_use]
+    pub fn shown(&self) -> watch::Receiver<Shown> {
+        self.shown.subscribe()
     }
 
     /// The rates of exchange, as they are now and will be.
@@ -311,7 +394,7 @@ impl Engine {
     /// The pipelines that have stopped.
     #[must_use]
     pub fn failed_pipelines(&self) -> Vec<&str> {
-        self.pipelines.iter().filter(|running| running.failed).map(|running| running.pipeline.name()).collect()
+        self.pipelines.iter().filter(|running| running.failed()).map(|running| running.pipeline.name()).collect()
     }
 
     /// Reads the log to its present end, and makes everything durable.
@@ -340,6 +423,7 @@ impl Engine {
     pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut last = Instant::now();
         while !*stop.borrow_and_update() {
+            self.attend().await?;
             let read = match self.epoch().await {
                 Err(Error::Log(log::Error::Unavailable(reason))) => {
                     tracing::warn!(reason, "the event log is not available; trying again");
@@ -417,6 +501,7 @@ impl Engine {
         let changed = self.publish_ledger(delta, &rates).await?;
         self.advance_pipelines(changed).await?;
         self.note_watermark();
+        self.note_status()?;
         self.progress.records += records.len() as u64;
         self.progress.epochs += 1;
         self.watch.send_replace(self.progress);
@@ -538,11 +623,16 @@ impl Engine {
         let small = self.small();
         for i in 0..self.pipelines.len() {
             let running = &mut self.pipelines[i];
-            if running.failed || !running.pipeline.sources().iter().any(|source| changed.contains_key(source)) {
+            if running.state != State::Works
+                || !running.pipeline.sources().iter().any(|source| changed.contains_key(source))
+            {
                 continue;
             }
             let name = running.pipeline.name().to_owned();
-            match running.pipeline.advance(&changed, &small).await {
+            let begin = Instant::now();
+            let advanced = running.pipeline.advance(&changed, &small).await;
+            running.note_cost(begin.elapsed());
+            match advanced {
                 Ok(delta) if delta.is_empty() => {}
                 Ok(delta) => {
                     self.change(&name, &delta)?;
@@ -551,31 +641,47 @@ impl Engine {
                 Err(error) => self.fail(&name, &error),
             }
         }
+        if let Some(coming) = &mut self.coming {
+            coming.note(&changed, &small);
+        }
         if let Some(delta) = changed.get(EXPANSIONS) {
             self.pending_alerts.add(delta)?;
         }
         if let Some(delta) = changed.get(FEATURES) {
-            let orphans = self.scorer.orphans(delta)?;
-            let older = if orphans.is_empty() { None } else { Some(self.features_of(orphans).await?) };
-            let scores = self.scorer.follow(delta, older.as_ref())?;
-            self.change(SCORES, &scores)?;
+            self.follow_features(delta).await?;
         }
         Ok(())
+    }
+
+    /// Scores the customers whose features changed.
+    async fn follow_features(&mut self, delta: &RowDelta) -> Result<(), Error> {
+        let orphans = self.scorer.orphans(delta)?;
+        let older = if orphans.is_empty() { None } else { Some(self.features_of(orphans).await?) };
+        let scores = self.scorer.follow(delta, older.as_ref())?;
+        self.change(SCORES, &scores)
     }
 
     fn small(&self) -> BTreeMap<String, RecordBatch> {
         BTreeMap::from([(CLOCK.to_owned(), self.log_clock.clone())])
     }
 
-    /// Stops a pipeline and those that read it; they are rebuilt at the next start.
+    /// Stops a pipeline and those that read it; they are rebuilt at the next start, or when they are resumed.
     fn fail(&mut self, name: &str, error: &stream::Error) {
-        tracing::error!(pipeline = name, %error, "a pipeline stopped; it is rebuilt when the engine starts again");
+        tracing::error!(
+            pipeline = name, %error,
+            "a pipeline stopped; `tributary resume` rebuilds it, and so does the next start of the engine"
+        );
         let mut stopped = vec![name.to_owned()];
         for running in &mut self.pipelines {
-            let reads = running.pipeline.sources().iter().any(|source| stopped.contains(source));
-            if reads || running.pipeline.name() == name {
-                running.failed = true;
-                stopped.push(running.pipeline.name().to_owned());
+            let source = running.pipeline.sources().iter().find(|source| stopped.contains(*source));
+            let why = match source {
+                _ if running.pipeline.name() == name => error.to_string(),
+                Some(source) => format!("{source}, which it reads, stopped"),
+                None => continue,
+            };
+            stopped.push(running.pipeline.name().to_owned());
+            if running.state != State::Paused {
+                running.state = State::Failed(why);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The tables as readers see them, with what is computed on reading; also without a running engine.
 
 use std::{
+    collections::BTreeMap,
     hash::{Hash, Hasher},
     path::Path,
     sync::{
@@ -18,23 +19,49 @@ use chrono_tz::Tz;
 use datafusion::{
     catalog::TableProvider,
     common::{Column, Result as PlanResult, exec_err},
-    datasource::{ViewTable, provider_as_source},
+    datasource::{MemTable, ViewTable, provider_as_source},
     logical_expr::{
         ColumnarValue, Expr, JoinType, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
         Volatility,
     },
 };
 
-use super::{CLOCK, Error, store::user_table, swap};
+use super::{CLOCK, Error, status, store::user_table, swap};
 use crate::{
     serve::UserTable,
     sink::delta,
-    stream::{calendar, checkpoint},
+    stream::{
+        calendar,
+        checkpoint::{self, Manifest},
+    },
     tables,
 };
 
 /// The column that says whether the watermark has passed the end of a row's day.
 const IS_FINAL: &str = "is_final";
+
+/// Tables as they are stored, by name.
+pub(super) type Stored = BTreeMap<String, Arc<dyn TableProvider>>;
+
+/// How the tables changed while the engine runs.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    /// Tables that were made anew.
+    pub tables: Vec<UserTable>,
+    /// Names of tables that nobody keeps any more.
+    pub gone: Vec<String>,
+}
+
+impl Shown {
+    /// One more change. All of them are kept, so that who looks seldom misses none.
+    pub(super) fn add(&mut self, tables: Vec<UserTable>, gone: &[String]) {
+        let is_newer = |name: &String| tables.iter().any(|table| table.name == *name);
+        self.tables.retain(|table| !gone.contains(&table.name) && !is_newer(&table.name));
+        self.gone.retain(|name| !is_newer(name));
+        self.gone.extend_from_slice(gone);
+        self.tables.extend(tables);
+    }
+}
 
 /// When days end, and up to when the log is complete.
 #[derive(Clone, Debug)]
@@ -92,24 +119,38 @@ pub(super) fn with_is_final_by(
 /// # Errors
 /// When the checkpoints or a table cannot be read.
 pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Duration) -> Result<Vec<UserTable>, Error> {
+    let Some((manifest, tables)) = committed_sources(data_dir).await? else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for (name, provider) in tables {
+        let contract = tables::get(&name);
+        let comment = contract.as_ref().map_or("", |table| table.description.as_str());
+        let schema = contract.as_ref().map_or_else(|_| provider.schema(), |table| Arc::clone(&table.schema));
+        found.push(user_table(&name, comment, &schema, provider));
+    }
+    let statuses = status::of_manifest(&data_dir.join(super::CHECKPOINT_DIR), &manifest).await?;
+    let rows = status::rows(&statuses, manifest.watermark, None)?;
+    let contract = tables::get(status::STATUS)?;
+    let table = Arc::new(MemTable::try_new(Arc::clone(&contract.schema), vec![vec![rows]])?);
+    found.push(user_table(&contract.name, &contract.description, &contract.schema, table));
+    let watermark = manifest.watermark.map_or(i64::MIN, |at| at.micros());
+    let lateness_micros = super::micros(allowed_lateness);
+    with_is_final(found, &Finality { zone, lateness_micros, watermark: Arc::new(AtomicI64::new(watermark)) })
+}
+
+/// The newest manifest of a data directory and the tables it names, as they are stored; `None` before the first.
+pub(super) async fn committed_sources(data_dir: &Path) -> Result<Option<(Manifest, Stored)>, Error> {
     if swap::is_unfinished(data_dir) {
         return Err(Error::RebuildUnfinished);
     }
-    let manifest = checkpoint::peek(&data_dir.join(super::CHECKPOINT_DIR)).await?;
+    let Some(manifest) = checkpoint::peek(&data_dir.join(super::CHECKPOINT_DIR)).await? else { return Ok(None) };
     let root = data_dir.join(super::TABLE_DIR);
-    let mut found = Vec::new();
-    let names = manifest.as_ref().map(|manifest| manifest.tables.keys().cloned().collect::<Vec<_>>());
-    for name in names.unwrap_or_default() {
-        if let Some(provider) = delta::read(&root, &name).await? {
-            let contract = tables::get(&name);
-            let comment = contract.as_ref().map_or("", |table| table.description.as_str());
-            let schema = contract.as_ref().map_or_else(|_| provider.schema(), |table| Arc::clone(&table.schema));
-            found.push(user_table(&name, comment, &schema, provider));
+    let mut found = Stored::new();
+    for name in manifest.tables.keys() {
+        if let Some(provider) = delta::read(&root, name).await? {
+            found.insert(name.clone(), provider);
         }
     }
-    let watermark = manifest.and_then(|manifest| manifest.watermark).map_or(i64::MIN, |at| at.micros());
-    let lateness_micros = super::micros(allowed_lateness);
-    with_is_final(found, &Finality { zone, lateness_micros, watermark: Arc::new(AtomicI64::new(watermark)) })
+    Ok(Some((manifest, found)))
 }
 
 /// A day is final when the watermark has passed its end, and so has the time of its own account and mode: another

@@ -14,8 +14,8 @@ use datafusion::prelude::SessionContext;
 use tokio::sync::watch;
 
 use super::{
-    CHECKPOINT_DIR, CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PendingAlerts,
-    Progress, Running, SCORES, Scorer, TABLE_DIR, Watermark,
+    CHECKPOINT_DIR, CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED,
+    PendingAlerts, Progress, Running, SCORES, Scorer, Shown, State, TABLE_DIR, Watermark,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one, rates,
     store::{Definition, Store},
@@ -27,7 +27,7 @@ use crate::{
     log::EventLog,
     sink::{self, apply, commits, delta::DeltaTable},
     stream::{
-        self, Relation,
+        self, Cell, Relation,
         checkpoint::{Checkpoints, Manifest},
         conversion::SharedRates,
         graph::plan_all,
@@ -83,11 +83,10 @@ impl Engine {
         }
 
         let root = options.state_dir().join(TABLE_DIR);
+        let known_as = |name: &str| latest.as_ref().and_then(|manifest| manifest.fingerprints.get(name));
         let mut stale: BTreeSet<String> = pipelines
             .iter()
-            .filter(|p| {
-                latest.as_ref().and_then(|m| m.fingerprints.get(p.name())).is_none_or(|known| known != p.fingerprint())
-            })
+            .filter(|p| known_as(p.name()).is_none_or(|known| known != p.fingerprint() && known != PAUSED))
             .map(|pipeline| pipeline.name().to_owned())
             .collect();
         let definitions = definitions(&pipelines)?;
@@ -150,7 +149,15 @@ impl Engine {
             commits,
             ledger,
             rates: SharedRates::default(),
-            pipelines: pipelines.into_iter().map(|pipeline| Running { pipeline, failed: false }).collect(),
+            pipelines: pipelines
+                .into_iter()
+                .map(|pipeline| {
+                    // One whose table had to be made anew cannot stand still.
+                    let paused = known_as(pipeline.name()).is_some_and(|known| known == PAUSED);
+                    let state = if paused && !stale.contains(pipeline.name()) { State::Paused } else { State::Works };
+                    Running { state, ..Running::new(pipeline) }
+                })
+                .collect(),
             scorer: Scorer::new(&options.data_dir),
             alerts: None,
             pending_alerts: PendingAlerts::default(),
@@ -164,6 +171,9 @@ impl Engine {
             waiting_bytes: 0,
             progress: Progress::default(),
             watch: watch::channel(Progress::default()).0,
+            coming: None,
+            status: Cell::default(),
+            shown: watch::channel(Shown::default()).0,
             options,
         };
         engine.apply_newest().await?;
@@ -171,6 +181,7 @@ impl Engine {
         engine.rates.change(|rates| *rates = known);
         engine.restore_pipelines(&stale).await?;
         engine.restore_scores().await?;
+        engine.note_status()?;
         // Not before the directory is this engine's: another one may be sending the same alerts.
         if let Some((options, jitter)) = alerts {
             engine.alerts = Some(act::start(options, clock, jitter).await?);
@@ -187,7 +198,7 @@ impl Engine {
         let small = self.small();
         let mut rebuilt: BTreeMap<String, RecordBatch> = BTreeMap::new();
         for i in 0..self.pipelines.len() {
-            if self.pipelines[i].failed {
+            if self.pipelines[i].state != State::Works {
                 continue;
             }
             let name = self.pipelines[i].pipeline.name().to_owned();
@@ -254,7 +265,7 @@ impl Engine {
     }
 
     /// The whole content of a table, in its contract's types.
-    async fn content(&self, table: &str) -> Result<RecordBatch, Error> {
+    pub(super) async fn content(&self, table: &str) -> Result<RecordBatch, Error> {
         let stored = self.store.get(table).ok_or_else(|| Error::Internal(format!("there is no table {table}")))?;
         let rows = collect_one(SessionContext::new().read_table(Arc::clone(&stored.live) as _)?).await?;
         conform(&rows, stored.schema())
@@ -283,7 +294,7 @@ impl Engine {
 }
 
 impl Definition {
-    async fn open(&self, root: &std::path::Path) -> Result<DeltaTable, sink::Error> {
+    pub(super) async fn open(&self, root: &std::path::Path) -> Result<DeltaTable, sink::Error> {
         DeltaTable::open_or_create(root, self.spec()).await
     }
 }
@@ -297,14 +308,18 @@ fn definitions(pipelines: &[Pipeline]) -> Result<Vec<Definition>, Error> {
         comment: table.description.clone(),
         derived: false,
     });
-    let pipelines = pipelines.iter().map(|pipeline| Definition {
+    Ok(engine.chain(pipelines.iter().map(definition)).collect())
+}
+
+/// The table of a pipeline.
+pub(super) fn definition(pipeline: &Pipeline) -> Definition {
+    Definition {
         name: pipeline.name().to_owned(),
         schema: Arc::clone(pipeline.schema()),
         key: pipeline.file().metadata.grain.clone(),
         comment: pipeline.file().metadata.description.clone(),
         derived: true,
-    });
-    Ok(engine.chain(pipelines).collect())
+    }
 }
 
 pub(super) fn check_log(manifest: &Manifest, identity: &str, partitions: usize) -> Result<(), Error> {
@@ -321,7 +336,7 @@ fn check_rules(manifest: &Manifest, options: &Options) -> Result<(), Error> {
     }
 }
 
-fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
+pub(super) fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Error> {
     let columns = rows
         .columns()
         .iter()

@@ -9,6 +9,8 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
+use datafusion::catalog::TableProvider;
+
 use super::Error;
 use crate::{
     serve::{LiveTable, UserTable},
@@ -65,8 +67,23 @@ impl Definition {
 }
 
 impl StoredTable {
+    fn new(definition: Definition, provider: Arc<dyn TableProvider>) -> Result<Self, Error> {
+        let Definition { schema, key, comment, .. } = definition;
+        let live = Arc::new(LiveTable::new(Arc::clone(&schema), key.clone(), provider)?);
+        Ok(Self { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staged: Vec::new() })
+    }
+
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Whether it has the columns and the key of a definition.
+    pub(crate) fn fits(&self, definition: &Definition) -> bool {
+        let same = |(a, b): (&Arc<Field>, &Arc<Field>)| {
+            a.name() == b.name() && a.data_type() == b.data_type() && a.is_nullable() == b.is_nullable()
+        };
+        let (old, new) = (self.schema.fields(), definition.schema.fields());
+        self.key == definition.key && old.len() == new.len() && old.iter().zip(new.iter()).all(same)
     }
 }
 
@@ -74,15 +91,26 @@ impl Store {
     pub(crate) fn new(delta: BTreeMap<String, DeltaTable>, definitions: Vec<Definition>) -> Result<Self, Error> {
         let mut tables = BTreeMap::new();
         for definition in definitions {
-            let Definition { name, schema, key, comment, .. } = definition;
+            let name = definition.name.clone();
             let provider =
                 delta.get(&name).ok_or_else(|| Error::Internal(format!("table {name} was not opened")))?.provider();
-            let live = Arc::new(LiveTable::new(Arc::clone(&schema), key.clone(), provider)?);
-            let table =
-                StoredTable { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staged: Vec::new() };
-            tables.insert(name, table);
+            tables.insert(name, StoredTable::new(definition, provider)?);
         }
         Ok(Self { delta, tables })
+    }
+
+    /// Adds a table, or puts it in the place of another of its name.
+    pub(crate) fn insert(&mut self, delta: DeltaTable, definition: Definition) -> Result<(), Error> {
+        let name = definition.name.clone();
+        self.tables.insert(name.clone(), StoredTable::new(definition, delta.provider())?);
+        self.delta.insert(name, delta);
+        Ok(())
+    }
+
+    /// Forgets a table; what is on disk stays.
+    pub(crate) fn remove(&mut self, name: &str) {
+        self.tables.remove(name);
+        self.delta.remove(name);
     }
 
     fn get_mut(&mut self, name: &str) -> Result<&mut StoredTable, Error> {
@@ -194,12 +222,7 @@ impl Store {
 }
 
 /// A table with its comments.
-pub(crate) fn user_table(
-    name: &str,
-    comment: &str,
-    schema: &SchemaRef,
-    provider: Arc<dyn datafusion::catalog::TableProvider>,
-) -> UserTable {
+pub(crate) fn user_table(name: &str, comment: &str, schema: &SchemaRef, provider: Arc<dyn TableProvider>) -> UserTable {
     let mut table = UserTable::new(name, provider);
     table.comment = Some(comment.to_owned());
     table.column_comments = schema

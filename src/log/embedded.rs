@@ -65,6 +65,27 @@ const POLL: Duration = Duration::from_millis(5);
 /// Reading connections kept open; more are opened while more reads run at once.
 const IDLE_READERS: usize = 8;
 
+/// Copies the log in `dir` into `target`, which is created, as it is at one moment: other processes may go on with it.
+///
+/// # Errors
+/// [`Error::Configuration`] when there is no log or it cannot be written.
+pub async fn copy(dir: &Path, target: &Path) -> Result<(), Error> {
+    let (from, target) = (dir.join(FILE_NAME), target.to_owned());
+    blocking(move || {
+        let failed = |path: &Path, e: std::io::Error| Error::Configuration(format!("{}: {e}", path.display()));
+        fs::create_dir_all(&target).map_err(|e| failed(&target, e))?;
+        let to = target.join(FILE_NAME);
+        let connection = open_for_reading(&from).map_err(|e| explain(&from, &e))?;
+        // SQLite's own way to a copy that is consistent while others write.
+        connection.execute("VACUUM INTO ?1", [to.to_string_lossy()]).map_err(|e| explain(&to, &e))?;
+        for path in [&to, &target] {
+            fs::File::open(path).and_then(|file| file.sync_all()).map_err(|e| failed(path, e))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// The embedded log, opened. See the module's text.
 pub struct EmbeddedLog {
     file: LogFile,

@@ -116,6 +116,25 @@ impl Catalog {
         Ok(Self { context: Arc::new(context) })
     }
 
+    /// Shows `tables`, in the place of those of their names, and no longer those that are `gone`. Queries that run go on
+    /// with what they have planned.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn update(&self, tables: &[UserTable], gone: &[String]) -> Result<(), Error> {
+        for (schema, live) in [(LIVE_SCHEMA, true), (TEST_SCHEMA, false)] {
+            for name in gone {
+                self.context.deregister_table(TableReference::partial(schema, name.as_str()))?;
+            }
+            for table in tables {
+                let rows = Arc::new(OneMode::of(table, live)?);
+                self.context.deregister_table(TableReference::partial(schema, table.name.as_str()))?;
+                self.context.register_table(TableReference::partial(schema, table.name.as_str()), rows)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Plans one query; it runs when its rows are asked for.
     ///
     /// # Errors

@@ -48,6 +48,10 @@ const MANIFESTS_PER_DIRECTORY: u64 = 10_000;
 /// How often a claim tries the next generation when others claim at the same moment; more is no accident.
 const MAX_CLAIMS: u32 = 16;
 
+/// Who looks whether an engine runs holds the lock for an instant, at which no start must fail.
+const LOCK_TRIES: u32 = 20;
+const LOCK_STEP: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// How many objects are looked up or deleted at once.
 const CONCURRENT_REQUESTS: usize = 8;
 
@@ -226,19 +230,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Damaged`] when it is not.
     pub async fn read_blob(&self, blob: &BlobRef) -> Result<Bytes, Error> {
-        let damaged = |reason: &str| Error::Damaged { name: blob.path.clone(), reason: reason.to_owned() };
-        let bytes = match self.store.get(&Path::from(blob.path.as_str())).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Err(damaged("it is missing")),
-            Err(error) => return Err(error.into()),
-        };
-        if bytes.len() as u64 != blob.bytes {
-            return Err(damaged("its size is wrong"));
-        }
-        if hash(bytes.clone()).await? != blob.sha256 {
-            return Err(damaged("its checksum does not match"));
-        }
-        Ok(bytes)
+        read_checked(self.store.as_ref(), blob).await
     }
 
     /// Makes `manifest` the newest decision; its generation and nonce are filled in. When this returns it is on disk
@@ -341,6 +333,30 @@ pub async fn peek(dir: &std::path::Path) -> Result<Option<Manifest>, Error> {
     }
 }
 
+/// Reads a blob of a directory that another process may own, and makes sure that it is what was stored.
+///
+/// # Errors
+/// [`Error::Damaged`] when it is not, or has gone with its manifest.
+pub async fn peek_blob(dir: &std::path::Path, blob: &BlobRef) -> Result<Bytes, Error> {
+    read_checked(&DurableFileSystem::new_with_prefix(dir)?, blob).await
+}
+
+async fn read_checked(store: &dyn ObjectStore, blob: &BlobRef) -> Result<Bytes, Error> {
+    let damaged = |reason: &str| Error::Damaged { name: blob.path.clone(), reason: reason.to_owned() };
+    let bytes = match store.get(&Path::from(blob.path.as_str())).await {
+        Ok(found) => found.bytes().await?,
+        Err(object_store::Error::NotFound { .. }) => return Err(damaged("it is missing")),
+        Err(error) => return Err(error.into()),
+    };
+    if bytes.len() as u64 != blob.bytes {
+        return Err(damaged("its size is wrong"));
+    }
+    if hash(bytes.clone()).await? != blob.sha256 {
+        return Err(damaged("its checksum does not match"));
+    }
+    Ok(bytes)
+}
+
 /// Keeps every other engine out of a local directory until it is dropped.
 #[derive(Debug)]
 pub struct DirectoryLock(File);
@@ -354,9 +370,30 @@ pub fn lock(dir: &std::path::Path) -> Result<DirectoryLock, Error> {
     std::fs::create_dir_all(dir).map_err(failed)?;
     let path = dir.join("engine.lock");
     let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(DirectoryLock(file)),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_STEP),
+            Err(TryLockError::Error(error)) => return Err(failed(error).into()),
+        }
+    }
+    Err(Error::Locked { dir: dir.display().to_string() })
+}
+
+/// Whether somebody has locked a local directory.
+///
+/// # Errors
+/// [`Error::Store`] when the lock cannot be looked at.
+pub fn is_locked(dir: &std::path::Path) -> Result<bool, Error> {
+    let failed = |source: std::io::Error| object_store::Error::Generic { store: "engine.lock", source: source.into() };
+    let file = match File::options().write(true).open(dir.join("engine.lock")) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed(error).into()),
+    };
     match file.try_lock() {
-        Ok(()) => Ok(DirectoryLock(file)),
-        Err(TryLockError::WouldBlock) => Err(Error::Locked { dir: dir.display().to_string() }),
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
         Err(TryLockError::Error(error)) => Err(failed(error).into()),
     }
 }

@@ -58,6 +58,23 @@ pub async fn plan_all(
     Ok(planned)
 }
 
+/// Of all files, that of `name` and those it reads, directly or not; none when there is no such pipeline.
+#[must_use]
+pub fn upstream(files: &[PipelineFile], name: &str) -> Vec<PipelineFile> {
+    let mut wanted = vec![name.to_owned()];
+    let mut found: Vec<PipelineFile> = Vec::new();
+    while let Some(name) = wanted.pop() {
+        if found.iter().any(|file| file.metadata.name == name) {
+            continue;
+        }
+        if let Some(file) = files.iter().find(|file| file.metadata.name == name) {
+            wanted.extend(tables_in(file));
+            found.push(file.clone());
+        }
+    }
+    found
+}
+
 /// The names of the tables a file reads; none for SQL that does not parse, which planning will point out.
 fn tables_in(file: &PipelineFile) -> BTreeSet<String> {
     let Ok(mut statements) = DFParser::parse_sql(&file.text) else { return BTreeSet::new() };

@@ -6,6 +6,7 @@
 mod aggregate;
 pub mod batch;
 pub mod calendar;
+mod cells;
 pub mod checkpoint;
 mod class;
 pub mod conversion;
@@ -15,13 +16,17 @@ pub mod graph;
 mod groups;
 mod keyed;
 mod leaf;
+pub mod maintained;
 mod partition;
 pub mod pipeline;
 mod planning;
 mod query;
+pub mod sidecar;
+pub mod versions;
 pub mod windows;
 
 pub use class::Relation;
+pub(crate) use leaf::{Cell, CellTable};
 
 /// The functions that pipelines can call beside DataFusion's own; [`windows::register`] adds those in FROM.
 #[must_use]

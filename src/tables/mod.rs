@@ -193,6 +193,22 @@ fn data_type(word: &str) -> Result<DataType, Error> {
     })
 }
 
+/// The contract's word for a type of a column.
+#[must_use]
+pub fn type_word(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 => "text".to_owned(),
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Int64 => "bigint".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        DataType::Date32 => "date".to_owned(),
+        DataType::Timestamp(..) => "timestamptz".to_owned(),
+        DataType::List(_) => "text[]".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        other => other.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

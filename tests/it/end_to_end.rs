@@ -2,6 +2,7 @@
 
 mod alerts;
 mod catalogue;
+mod changes;
 mod commands;
 mod crash;
 mod explain;
@@ -10,11 +11,13 @@ mod intake;
 mod kafka;
 mod kill_loop;
 mod metrics;
+mod operating;
 mod pipelines;
 mod rebuild;
 mod revenue;
 mod scores;
 mod serving;
+mod sidecar;
 pub(crate) mod sigma;
 mod support;
 mod truth;

@@ -1,0 +1,24 @@
+//! `tributary apply`
+
+use clap::Args;
+
+use super::{Outcome, Place, plan, request, rim};
+use crate::engine::{self, Request, Standing};
+
+#[derive(Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+}
+
+pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
+    let place = &arguments.place;
+    let config = place.config()?;
+    let version = plan::version(&config)?;
+    let steps = engine::plan(&place.data_dir, &version, &config.settings()).await.map_err(rim::engine_report)?;
+    plan::say(&steps)?;
+    if steps.iter().all(|step| matches!(step.standing, Standing::Same | Standing::Paused)) {
+        return Ok(Outcome::Done);
+    }
+    request::perform(&config, place, Request::Apply(version.into())).await
+}

@@ -1,0 +1,303 @@
+//! New versions of pipelines while the engine runs: they are built in the background from the newest checkpoint, catch
+//! up with the epochs that passed meanwhile, and take the place of the old between two epochs.
+//!
+//! Until then the old versions go on and serve. A version that cannot be built changes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    sync::Arc,
+};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use datafusion::{catalog::TableProvider, prelude::SessionContext};
+use tokio::task::JoinHandle;
+
+use super::{
+    Answer, EXPANSIONS, Engine, Error, FEATURES, Request, Running, State, TABLE_DIR, Version, backup,
+    checkpoint::pipeline_state,
+    collect_one,
+    recovery::{conform, definition, relations},
+    requests,
+};
+use crate::stream::{
+    graph::plan_all,
+    maintained::{Content, Failed, Maintained},
+    pipeline::{Pipeline, RowDelta, difference},
+};
+
+/// Changed rows that may wait for a new version that is being built: some 200 MB. At the limit no epoch is read until it
+/// is there.
+const MAX_WAITING_ROWS: usize = 1_000_000;
+
+/// New versions on their way.
+pub(super) struct Coming {
+    /// The request to answer; none when nobody waits.
+    id: Option<String>,
+    version: Version,
+    /// All pipelines as they will be, each after those it reads.
+    order: Vec<String>,
+    /// Those that are built.
+    built: BTreeSet<String>,
+    reads: BTreeSet<String>,
+    task: JoinHandle<Result<Maintained, Error>>,
+    /// The epochs since it began: what changed of what is read, and the small relations.
+    waiting: Vec<(BTreeMap<String, RowDelta>, BTreeMap<String, RecordBatch>)>,
+    waiting_rows: usize,
+}
+
+impl Coming {
+    /// Takes note of an epoch.
+    pub(super) fn note(&mut self, changed: &BTreeMap<String, RowDelta>, small: &BTreeMap<String, RecordBatch>) {
+        let of_interest = changed.iter().filter(|(name, _)| self.reads.contains(*name) && !self.built.contains(*name));
+        let changed: BTreeMap<String, RowDelta> = of_interest.map(|(name, d)| (name.clone(), d.clone())).collect();
+        if !changed.is_empty() {
+            self.waiting_rows += changed.values().map(|d| d.removed.num_rows() + d.added.num_rows()).sum::<usize>();
+            self.waiting.push((changed, small.clone()));
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.task.is_finished() || self.waiting_rows >= MAX_WAITING_ROWS
+    }
+}
+
+impl Engine {
+    /// Carries out a request, and waits until it is done.
+    ///
+    /// # Errors
+    /// See [`Error`]; a request that is refused is no error.
+    pub async fn perform(&mut self, request: Request) -> Result<Answer, Error> {
+        let answer = match self.begin(None, request).await? {
+            Some(answer) => answer,
+            None => self.arrive().await?,
+        };
+        // What the start itself rebuilt, too.
+        self.checkpoint().await?;
+        Ok(answer)
+    }
+
+    /// Between two epochs: goes on with what other processes asked for.
+    pub(super) async fn attend(&mut self) -> Result<(), Error> {
+        if let Some(coming) = &self.coming {
+            if coming.is_due() {
+                let id = coming.id.clone();
+                let answer = self.arrive().await?;
+                if !answer.done {
+                    tracing::warn!(reason = answer.message, "the new versions of pipelines were given up");
+                }
+                if let Some(id) = id {
+                    requests::answer(&self.options.data_dir, &id, &answer)?;
+                }
+            }
+            return Ok(());
+        }
+        if let Some((id, request)) = requests::next(&self.options.data_dir)?
+            && let Some(answer) = self.begin(Some(id.clone()), request).await?
+        {
+            requests::answer(&self.options.data_dir, &id, &answer)?;
+        }
+        Ok(())
+    }
+
+    /// Begins with a request; the answer, unless it comes later.
+    async fn begin(&mut self, id: Option<String>, request: Request) -> Result<Option<Answer>, Error> {
+        match request {
+            Request::Pause { pipeline } => self.pause(&pipeline).await.map(Some),
+            Request::Snapshot { into } => {
+                self.checkpoint().await?;
+                let number = self.checkpoints.latest().map_or(0, |manifest| manifest.number);
+                Ok(Some(match backup::link(&self.options.data_dir, &into) {
+                    Ok(()) => Answer::done(format!("checkpoint {number}")),
+                    // The engine goes on without the copy.
+                    Err(error) => Answer::refused(error.to_string()),
+                }))
+            }
+            Request::Resume { pipeline } => {
+                let Some(running) = self.pipelines.iter().find(|running| running.pipeline.name() == pipeline) else {
+                    return Ok(Some(self.unknown_pipeline(&pipeline)));
+                };
+                if running.state == State::Works {
+                    return Ok(Some(Answer::refused(format!("{pipeline} is neither paused nor failed"))));
+                }
+                let version =
+                    Version { pipelines: self.options.pipelines.clone(), parameters: self.options.parameters.clone() };
+                self.build(id, version, Some(&pipeline)).await
+            }
+            Request::Apply(files) => match files.version() {
+                Ok(version) => self.build(id, version, None).await,
+                Err(error) => Ok(Some(Answer::refused(error.to_string()))),
+            },
+        }
+    }
+
+    fn unknown_pipeline(&self, name: &str) -> Answer {
+        let names: Vec<&str> = self.pipelines.iter().map(|running| running.pipeline.name()).collect();
+        Answer::refused(format!("there is no pipeline `{name}`; there are: {}", names.join(", ")))
+    }
+
+    async fn pause(&mut self, name: &str) -> Result<Answer, Error> {
+        let Some(running) = self.pipelines.iter_mut().find(|running| running.pipeline.name() == name) else {
+            return Ok(self.unknown_pipeline(name));
+        };
+        running.state = State::Paused;
+        self.saved_state.remove(&pipeline_state(name));
+        self.note_status()?;
+        self.checkpoint().await?;
+        Ok(Answer::done(format!("{name} is paused: its table stands still until `tributary resume {name}`")))
+    }
+
+    /// Begins to build what `version` has otherwise, and `also` what it is about.
+    async fn build(
+        &mut self,
+        id: Option<String>,
+        version: Version,
+        also: Option<&str>,
+    ) -> Result<Option<Answer>, Error> {
+        let (relations, settings) = (relations()?, &self.options.settings);
+        let planned = match plan_all(version.pipelines.clone(), &relations, &version.parameters, settings).await {
+            Ok(planned) => planned,
+            Err(error) => return Ok(Some(Answer::refused(error.to_string()))),
+        };
+        let order: Vec<String> = planned.iter().map(|pipeline| pipeline.name().to_owned()).collect();
+        let mut built = BTreeSet::new();
+        let mut fresh: Vec<Pipeline> = Vec::new();
+        for pipeline in planned {
+            let name = pipeline.name();
+            let running = self.pipelines.iter().find(|running| running.pipeline.name() == name);
+            let upstream = pipeline.sources().iter().any(|source| built.contains(source));
+            let stays = also != Some(name)
+                && running.is_some_and(|running| {
+                    let same = running.pipeline.fingerprint() == pipeline.fingerprint();
+                    same && match &running.state {
+                        State::Works => !upstream,
+                        State::Paused => true,
+                        State::Failed(_) => false,
+                    }
+                });
+            if !stays {
+                built.insert(name.to_owned());
+                fresh.push(pipeline);
+            }
+        }
+        let gone = self.pipelines.iter().any(|running| !order.iter().any(|name| name == running.pipeline.name()));
+        if fresh.is_empty() && !gone {
+            return Ok(Some(Answer::done("every pipeline is as its file says")));
+        }
+        // From here on the tables on disk have everything, and later changes are noted.
+        self.checkpoint().await?;
+        let reads: BTreeSet<String> = fresh.iter().flat_map(|pipeline| pipeline.sources().iter().cloned()).collect();
+        let small = self.small();
+        let mut sources = Vec::new();
+        for name in reads.iter().filter(|name| !built.contains(*name) && !small.contains_key(*name)) {
+            let table = self.store.delta.get(name).zip(self.store.get(name));
+            let (delta, stored) = table.ok_or_else(|| Error::Internal(format!("there is no table {name}")))?;
+            sources.push((name.clone(), delta.provider(), Arc::clone(stored.schema())));
+        }
+        tracing::info!(pipelines = ?built, "building in the background");
+        let task = tokio::spawn(from_tables(fresh, sources, small));
+        let waiting = Vec::new();
+        self.coming = Some(Coming { id, version, order, built, reads, task, waiting, waiting_rows: 0 });
+        Ok(None)
+    }
+
+    /// Waits for the new versions, lets them catch up, and puts them in the place of the old.
+    async fn arrive(&mut self) -> Result<Answer, Error> {
+        let Some(Coming { version, order, built, task, waiting, .. }) = self.coming.take() else {
+            return Err(Error::Internal("nothing is being built".to_owned()));
+        };
+        let mut maintained = match task.await {
+            Ok(Ok(maintained)) => maintained,
+            Ok(Err(error)) => return Ok(Answer::refused(format!("nothing was changed: {error}"))),
+            Err(error) => {
+                return Ok(Answer::refused(format!("nothing was changed; this is a bug in Tributary: {error}")));
+            }
+        };
+        for (mut changed, small) in waiting {
+            if let Err(failed) = maintained.advance(&mut changed, &small).await {
+                return Ok(Answer::refused(format!("nothing was changed: {failed}")));
+            }
+        }
+        let mut running: BTreeMap<String, Running> = std::mem::take(&mut self.pipelines)
+            .into_iter()
+            .map(|running| (running.pipeline.name().to_owned(), running))
+            .collect();
+        let mut anew = BTreeSet::new();
+        let (fresh, tables) = maintained.into_parts();
+        for pipeline in fresh {
+            let name = pipeline.name().to_owned();
+            let after = tables.get(&name).map(Content::batch).transpose();
+            let after = after.map_err(|source| Error::PipelineFailed { name: name.clone(), source })?;
+            let after = after.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(pipeline.schema())));
+            if self.make_table(&pipeline).await? {
+                anew.insert(name.clone());
+            }
+            let before = self.content(&name).await?;
+            let delta = difference(&before, &after, pipeline.key(), &name);
+            let delta = delta.map_err(|source| Error::PipelineFailed { name: name.clone(), source })?;
+            self.change(&name, &delta)?;
+            let stood_still = running.get(&name).is_some_and(|running| running.state != State::Works);
+            // What standing still kept from being announced is announced now; a change of the SQL announces nothing.
+            if name == EXPANSIONS && stood_still {
+                self.pending_alerts.add(&delta)?;
+            }
+            if name == FEATURES {
+                self.follow_features(&delta).await?;
+            }
+            running.insert(name, Running::new(pipeline));
+        }
+        self.pipelines = order.iter().filter_map(|name| running.remove(name)).collect();
+        let gone: Vec<String> = running.into_keys().collect();
+        for name in &gone {
+            self.store.remove(name);
+            self.saved_state.remove(&pipeline_state(name));
+        }
+        self.options.pipelines = version.pipelines;
+        self.options.parameters = version.parameters;
+        self.note_status()?;
+        self.checkpoint().await?;
+        let tables: Vec<_> = self.user_tables()?.into_iter().filter(|table| anew.contains(&table.name)).collect();
+        self.shown.send_modify(|shown| shown.add(tables, &gone));
+        let list = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let rebuilt = order.into_iter().filter(|name| built.contains(name)).collect();
+        Ok(Answer::done(format!("rebuilt: {}; removed: {}", list(rebuilt), list(gone))))
+    }
+
+    /// Makes the table of a pipeline, unless there is one with its columns; whether it was made.
+    async fn make_table(&mut self, pipeline: &Pipeline) -> Result<bool, Error> {
+        let definition = definition(pipeline);
+        if self.store.get(&definition.name).is_some_and(|stored| stored.fits(&definition)) {
+            return Ok(false);
+        }
+        let root = self.options.state_dir().join(TABLE_DIR);
+        let path = root.join(&definition.name);
+        match fs::remove_dir_all(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Directory { action: "remove", path, source });
+            }
+            _ => {}
+        }
+        let table = definition.open(&root).await?;
+        self.store.insert(table, definition)?;
+        Ok(true)
+    }
+}
+
+/// Builds pipelines from whole tables.
+async fn from_tables(
+    fresh: Vec<Pipeline>,
+    sources: Vec<(String, Arc<dyn TableProvider>, SchemaRef)>,
+    small: BTreeMap<String, RecordBatch>,
+) -> Result<Maintained, Error> {
+    let whole = |added: RecordBatch| RowDelta { removed: RecordBatch::new_empty(added.schema()), added };
+    let mut changed: BTreeMap<String, RowDelta> =
+        small.iter().map(|(name, rows)| (name.clone(), whole(rows.clone()))).collect();
+    for (name, provider, schema) in sources {
+        let rows = collect_one(SessionContext::new().read_table(provider)?).await?;
+        changed.insert(name, whole(conform(&rows, &schema)?));
+    }
+    let mut maintained = Maintained::new(fresh).map_err(|error| Error::Internal(error.to_string()))?;
+    let advanced = maintained.advance(&mut changed, &small).await;
+    advanced.map_err(|Failed { name, source }| Error::PipelineFailed { name, source })?;
+    Ok(maintained)
+}

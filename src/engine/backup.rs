@@ -1,0 +1,195 @@
+//! A copy of a data directory that belongs together, also while an engine runs on it.
+//!
+//! Between two epochs, right after a checkpoint, everything that the checkpoint consists of is linked into a directory
+//! beside it, which takes milliseconds: files are written once and replaced, never changed. What is linked is then copied
+//! at leisure. The embedded log, which is changed in place, is copied by SQLite; that is done last, so that the copy has
+//! every record that the checkpoint has read.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{CHECKPOINT_DIR, Error, Request, requests, swap};
+use crate::{
+    log::{self, embedded},
+    stream::checkpoint,
+};
+
+/// What of a data directory is linked and copied. Not the lock, nor requests.
+const PARTS: [&str; 6] = ["engine/gen", "engine/checkpoints", "engine/blobs", "tables", "models", "outbox"];
+
+/// Files of a data directory that are copied if they are there.
+const FILES: [&str; 2] = ["postgres.password", "tributary.toml"];
+
+/// Says that a directory is a whole backup.
+const MARK: &str = "backup.json";
+
+/// The format that this program writes, and the only one it reads.
+const FORMAT: u32 = 1;
+
+/// What a backup holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Backup {
+    format: u32,
+    /// The newest checkpoint in it.
+    pub checkpoint: u64,
+    /// Whether the embedded log is in it. Kafka's is not.
+    pub log: bool,
+}
+
+/// Copies a data directory to `target`, which must not exist. `id` is a random text.
+///
+/// # Errors
+/// When there is no checkpoint yet, or files cannot be read or written; `target` is then not there.
+pub async fn backup(data_dir: &Path, target: &Path, log: &log::Options, id: &str) -> Result<Backup, Error> {
+    if target.exists() {
+        return Err(Error::NotEmpty(target.to_owned()));
+    }
+    let engine = data_dir.join(CHECKPOINT_DIR);
+    if checkpoint::peek(&engine).await?.is_none() {
+        return Err(Error::NothingToBackUp(data_dir.to_owned()));
+    }
+    let into = format!("backup-{id}");
+    let snapshot = data_dir.join(&into);
+    match requests::ask(data_dir, id, &Request::Snapshot { into: into.clone() }).await? {
+        Some(answer) if !answer.done => {
+            remove(&snapshot)?;
+            return Err(Error::Incomplete(answer.message));
+        }
+        Some(_) => {}
+        None => {
+            let _lock = checkpoint::lock(&engine)?;
+            swap::settle(data_dir)?;
+            link(data_dir, &into)?;
+        }
+    }
+    let copied = copy(data_dir, &snapshot, target, log).await;
+    let removed = fs::remove_dir_all(&snapshot).map_err(failed("remove", &snapshot));
+    let copied = copied?;
+    removed?;
+    Ok(copied)
+}
+
+async fn copy(data_dir: &Path, snapshot: &Path, target: &Path, log: &log::Options) -> Result<Backup, Error> {
+    let partial = beside(target, "partial");
+    remove(&partial)?;
+    copy_tree(snapshot, &partial)?;
+    for name in FILES {
+        let from = data_dir.join(name);
+        if from.is_file() {
+            copy_file(&from, &partial.join(name))?;
+        }
+    }
+    let manifest = checkpoint::peek(&partial.join(CHECKPOINT_DIR)).await?;
+    let checkpoint = manifest.ok_or_else(|| Error::NothingToBackUp(data_dir.to_owned()))?.number;
+    let embedded = match log {
+        log::Options::Embedded { dir, .. } => {
+            embedded::copy(dir, &partial.join("log")).await?;
+            true
+        }
+        log::Options::Kafka(_) => false,
+    };
+    let backup = Backup { format: FORMAT, checkpoint, log: embedded };
+    let mark = partial.join(MARK);
+    let text = serde_json::to_vec(&backup).map_err(|error| Error::Internal(error.to_string()))?;
+    fs::write(&mark, text).map_err(failed("write", &mark))?;
+    sync(&mark)?;
+    sync(&partial)?;
+    fs::rename(&partial, target).map_err(failed("rename", &partial))?;
+    Ok(backup)
+}
+
+/// Makes a data directory of a backup; it must not exist or be empty.
+///
+/// # Errors
+/// When `source` is no whole backup, or files cannot be read or written; `data_dir` is then as it was.
+pub async fn restore(source: &Path, data_dir: &Path) -> Result<Backup, Error> {
+    let mark = source.join(MARK);
+    let no_backup = |reason: String| Error::NoBackup { path: source.to_owned(), reason };
+    let text = fs::read(&mark).map_err(|error| no_backup(format!("{MARK}: {error}")))?;
+    let backup: Backup = serde_json::from_slice(&text).map_err(|error| no_backup(format!("{MARK}: {error}")))?;
+    if backup.format != FORMAT {
+        return Err(no_backup(format!("it has format {}, this program reads {FORMAT}", backup.format)));
+    }
+    let occupied = fs::read_dir(data_dir).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied {
+        return Err(Error::NotEmpty(data_dir.to_owned()));
+    }
+    let found = checkpoint::peek(&source.join(CHECKPOINT_DIR)).await?.map(|manifest| manifest.number);
+    if found != Some(backup.checkpoint) {
+        return Err(no_backup(format!("its newest checkpoint is {found:?}, not {}", backup.checkpoint)));
+    }
+    let partial = beside(data_dir, "partial");
+    remove(&partial)?;
+    copy_tree(source, &partial)?;
+    let copied_mark = partial.join(MARK);
+    fs::remove_file(&copied_mark).map_err(failed("remove", &copied_mark))?;
+    sync(&partial)?;
+    if data_dir.is_dir() {
+        fs::remove_dir(data_dir).map_err(failed("remove", data_dir))?;
+    }
+    fs::rename(&partial, data_dir).map_err(failed("rename", &partial))?;
+    Ok(backup)
+}
+
+/// Links what a data directory consists of into a directory within it. Nothing may change it meanwhile, except the
+/// outbox, each of whose files is replaced as a whole.
+pub(super) fn link(data_dir: &Path, into: &str) -> Result<(), Error> {
+    for part in PARTS {
+        let from = data_dir.join(part);
+        if from.is_dir() {
+            tree(&from, &data_dir.join(into).join(part), &|from, to| match fs::hard_link(from, to) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                linked => linked.map_err(failed("link", from)),
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<(), Error> {
+    tree(from, to, &copy_file)
+}
+
+/// Does `each` for every file below a directory, which is made again elsewhere.
+fn tree(from: &Path, to: &Path, each: &impl Fn(&Path, &Path) -> Result<(), Error>) -> Result<(), Error> {
+    fs::create_dir_all(to).map_err(failed("create", to))?;
+    for entry in fs::read_dir(from).map_err(failed("read", from))? {
+        let entry = entry.map_err(failed("read", from))?;
+        let (path, target) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() { tree(&path, &target, each)? } else { each(&path, &target)? }
+    }
+    sync(to)
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::copy(from, to).map_err(failed("copy", from))?;
+    sync(to)
+}
+
+fn sync(path: &Path) -> Result<(), Error> {
+    File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
+}
+
+fn remove(dir: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// A name beside a directory, on the same file system.
+fn beside(dir: &Path, suffix: &str) -> PathBuf {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{suffix}"));
+    dir.with_file_name(name)
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Directory { action, path, source }
+}

@@ -1,0 +1,184 @@
+//! What other processes ask of a running engine: files in `<data-dir>/engine/requests/`, each of which gets an answer.
+//!
+//! ```text
+//! <id>.request   written by who asks, under another name first, so that it is whole when it is seen
+//! <id>.answer    written by the engine in its place; who asked removes it
+//! ```
+//!
+//! A request is taken between two epochs. One that nobody waits for any more is carried out all the same.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{CHECKPOINT_DIR, Error, Version};
+use crate::stream::{checkpoint, file::PipelineFile};
+
+const DIR: &str = "requests";
+const REQUEST: &str = "request";
+const ANSWER: &str = "answer";
+
+/// How often who asked looks for the answer.
+const POLL: Duration = Duration::from_millis(20);
+
+/// How many looks pass between two checks that the engine still lives.
+const POLLS_A_CHECK: u32 = 25;
+
+/// What can be asked.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Request {
+    /// Rebuild the pipelines that are new or changed, and then let them take the place of the old.
+    Apply(Files),
+    /// Let a pipeline's table stand still.
+    Pause {
+        /// Which.
+        pipeline: String,
+    },
+    /// Rebuild a pipeline that is paused or has failed, and go on with it.
+    Resume {
+        /// Which.
+        pipeline: String,
+    },
+    /// Take a checkpoint and link everything it consists of into a directory within the data directory.
+    Snapshot {
+        /// The directory's name.
+        into: String,
+    },
+}
+
+/// Pipelines as they go from one process to another: whole, so that what was planned is what is applied.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Files {
+    pipelines: Vec<(PathBuf, String)>,
+    parameters: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+impl From<Version> for Files {
+    fn from(version: Version) -> Self {
+        let pipelines = version.pipelines.into_iter().map(|file| (file.path, file.text)).collect();
+        Self { pipelines, parameters: version.parameters }
+    }
+}
+
+impl Files {
+    pub(super) fn version(self) -> Result<Version, Error> {
+        let files = self.pipelines.into_iter().map(|(path, text)| PipelineFile::parse(&path, text));
+        Ok(Version { pipelines: files.collect::<Result<_, _>>()?, parameters: self.parameters })
+    }
+}
+
+/// What came of a request.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether it was done; else nothing was changed.
+    pub done: bool,
+    /// What was done, or why not.
+    pub message: String,
+}
+
+impl Answer {
+    pub(super) fn done(message: impl Into<String>) -> Self {
+        Self { done: true, message: message.into() }
+    }
+
+    pub(super) fn refused(message: impl Into<String>) -> Self {
+        Self { done: false, message: message.into() }
+    }
+}
+
+/// Asks the engine that runs on a data directory, and waits for its answer; `None` when none runs. `id` is a random text.
+///
+/// # Errors
+/// [`Error::EngineGone`] when it ends before it answers.
+pub async fn ask(data_dir: &Path, id: &str, request: &Request) -> Result<Option<Answer>, Error> {
+    let engine = data_dir.join(CHECKPOINT_DIR);
+    if !engine.is_dir() || !checkpoint::is_locked(&engine)? {
+        return Ok(None);
+    }
+    let dir = engine.join(DIR);
+    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
+    let (request_path, answer_path) = (named(&dir, id, REQUEST), named(&dir, id, ANSWER));
+    write(&request_path, request)?;
+    let mut looks: u32 = 0;
+    loop {
+        tokio::time::sleep(POLL).await;
+        if let Some(answer) = read::<Answer>(&answer_path)? {
+            remove(&answer_path)?;
+            return Ok(Some(answer));
+        }
+        looks += 1;
+        if looks.is_multiple_of(POLLS_A_CHECK) && !checkpoint::is_locked(&engine)? {
+            remove(&request_path)?;
+            // It may have answered with its last breath.
+            let answer = read(&answer_path)?;
+            return answer.map(Some).ok_or(Error::EngineGone);
+        }
+    }
+}
+
+/// The request that comes next, in the order of the ids.
+pub(super) fn next(data_dir: &Path) -> Result<Option<(String, Request)>, Error> {
+    let dir = data_dir.join(CHECKPOINT_DIR).join(DIR);
+    let entries = match fs::read_dir(&dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("read", &dir)(error)),
+    };
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == REQUEST));
+    paths.sort();
+    for path in paths {
+        let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
+        match fs::read(&path).map(|bytes| serde_json::from_slice(&bytes)) {
+            Ok(Ok(request)) => return Ok(Some((id, request))),
+            // Of another version of the program: it is answered, and not looked at again.
+            Ok(Err(error)) => answer(data_dir, &id, &Answer::refused(format!("not understood: {error}")))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("read", &path)(error)),
+        }
+    }
+    Ok(None)
+}
+
+/// Answers a request.
+pub(super) fn answer(data_dir: &Path, id: &str, answer: &Answer) -> Result<(), Error> {
+    let dir = data_dir.join(CHECKPOINT_DIR).join(DIR);
+    write(&named(&dir, id, ANSWER), answer)?;
+    remove(&named(&dir, id, REQUEST))
+}
+
+fn named(dir: &Path, id: &str, kind: &str) -> PathBuf {
+    dir.join(format!("{id}.{kind}"))
+}
+
+fn write(path: &Path, content: &impl Serialize) -> Result<(), Error> {
+    let bytes = serde_json::to_vec(content).map_err(|error| Error::Internal(error.to_string()))?;
+    let hidden = path.with_extension("new");
+    fs::write(&hidden, bytes).and_then(|()| fs::rename(&hidden, path)).map_err(failed("write", path))
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, Error> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Internal(error.to_string())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("read", path)(error)),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Directory { action, path, source }
+}

@@ -1,0 +1,66 @@
+//! A pipeline's table under two versions of its file or its parameters, over the same tables of a data directory.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use arrow::array::RecordBatch;
+
+use super::{
+    Error,
+    readers::{Stored, committed_sources},
+    recovery::relations,
+};
+use crate::stream::{
+    batch,
+    file::PipelineFile,
+    graph::{plan_all, upstream},
+    versions::{self, Versions},
+};
+
+/// Pipelines with their parameters.
+#[derive(Clone, Debug)]
+pub struct Version {
+    /// The files.
+    pub pipelines: Vec<PipelineFile>,
+    /// Parameters by pipeline.
+    pub parameters: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// What pipeline `name` says under each version of the newest checkpoint's tables; those of the pipelines it reads are
+/// taken as they are. `None` before the first checkpoint.
+///
+/// # Errors
+/// When a version is not right, reads a table that has not been made, or fails on the rows.
+pub async fn diff(
+    data_dir: &Path,
+    name: &str,
+    settings: &BTreeMap<String, String>,
+    before: &Version,
+    after: &Version,
+) -> Result<Option<Versions>, Error> {
+    let Some((_, tables)) = committed_sources(data_dir).await? else { return Ok(None) };
+    let (old, _) = rows(name, before, settings, &tables).await?;
+    let (new, grain) = rows(name, after, settings, &tables).await?;
+    let versions = versions::compare(&old, &new, &grain);
+    versions.map(Some).map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })
+}
+
+async fn rows(
+    name: &str,
+    version: &Version,
+    settings: &BTreeMap<String, String>,
+    tables: &Stored,
+) -> Result<(RecordBatch, Vec<String>), Error> {
+    let files = upstream(&version.pipelines, name);
+    let planned = plan_all(files, &relations()?, &version.parameters, settings).await?;
+    let pipeline = planned.iter().find(|pipeline| pipeline.name() == name);
+    let pipeline = pipeline.ok_or_else(|| Error::NoPipeline(name.to_owned()))?;
+    let none = BTreeMap::new();
+    let parameters = pipeline.file().parameters(version.parameters.get(name).unwrap_or(&none), settings)?;
+    let mut sources = Stored::new();
+    for source in pipeline.sources() {
+        let table = tables.get(source).ok_or_else(|| Error::NotMade(source.clone()))?;
+        sources.insert(source.clone(), Arc::clone(table));
+    }
+    let rows = batch::run(pipeline.file(), parameters, pipeline.schema(), &sources).await?;
+    Ok((rows, pipeline.file().metadata.grain.clone()))
+}
