@@ -8,6 +8,9 @@ COPY Cargo.toml Cargo.lock ./
 COPY src src
 COPY schemas schemas
 COPY pipelines pipelines
+COPY views views
+# Named in Cargo.toml.
+COPY benches benches
 RUN cargo build --release --locked --bin tributary
 
 FROM debian:bookworm-slim

@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint deny setup setup-test
+.PHONY: help demo test soak bench lint deny setup setup-test
 
 # Where rustup puts cargo; a shell that was open before does not have it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -19,6 +19,8 @@ DEMO_DIR := tributary-demo
 # About a million events.
 CUSTOMERS := 12650
 MONTHS := 18
+# Of each kind of soak.
+SOAK_SECONDS := 600
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +35,14 @@ test: setup-test ## Run every test, with a real Kafka, psql and Stripe's own SDK
 	TRIBUTARY_TEST_PYTHON=$$(scripts/python-env.sh); export TRIBUTARY_TEST_PYTHON; \
 	scripts/with-kafka.sh cargo test $(CARGO_FLAGS)
 
-bench: setup ## Time and memory of simulate, ingest, run and the ledger alone, in the release profile (CUSTOMERS=12650 MONTHS=18)
-	scripts/bench.sh $(CUSTOMERS) $(MONTHS)
+soak: setup-test ## Random queries, facts and kills for SOAK_SECONDS=600 each; a failure names its seed
+	cargo test $(CARGO_FLAGS) --no-run
+	TRIBUTARY_TEST_PYTHON=$$(scripts/python-env.sh); export TRIBUTARY_TEST_PYTHON; \
+	TRIBUTARY_SOAK_SECONDS=$(SOAK_SECONDS) scripts/with-kafka.sh \
+	    cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 soak
+
+bench: setup-test ## Time and memory from Kafka to the tables, of a start, and of the ledger, in release (CUSTOMERS=12650 MONTHS=18)
+	scripts/with-kafka.sh scripts/bench.sh $(CUSTOMERS) $(MONTHS)
 
 lint: setup ## Formatting, clippy, shell scripts and the compose file
 	cargo fmt --check

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Measures the way from Stripe's events to the tables, and the ledger alone, in the release profile:
+# Measures the way from Stripe's events in Apache Kafka to the tables, and the ledger alone, in the release profile:
 #
-#   scripts/bench.sh [CUSTOMERS [MONTHS]]   by default 12650 and 18: about a million events, 10 GB of disk
+#   scripts/with-kafka.sh scripts/bench.sh [CUSTOMERS [MONTHS]]   by default 12650 and 18: about a million events, 10 GB
 #
 # Each step is timed as a whole process; its peak memory is what the system says. Everything it writes is removed.
 set -euo pipefail
@@ -34,8 +34,20 @@ echo "$customers customers, $months months, $(nproc) cores; wall time, peak memo
 step simulate "$tributary" simulate --customers "$customers" --months "$months" --seed 1 >"$work/events.jsonl"
 wc -l <"$work/events.jsonl" >"$work/count"
 echo "$(cat "$work/count") events, $(($(stat -c %s "$work/events.jsonl") / 1048576)) MiB" >&2
-step ingest "$tributary" ingest "$work/events.jsonl" --data-dir "$work/data"
+topic=bench-$$
+cat >"$work/tributary.toml" <<END
+[log]
+transport = "kafka"
+brokers = "$TRIBUTARY_TEST_KAFKA"
+topic = "$topic"
+partitions = 4
+END
+config=(--data-dir "$work/data" --config "$work/tributary.toml")
+step ingest "$tributary" ingest "$work/events.jsonl" "${config[@]}"
 rm "$work/events.jsonl"
-step "run --once" "$tributary" run --once --data-dir "$work/data"
-echo "log $(du -sm "$work/data/log" | cut -f1) MiB, tables $(du -sm "$work/data/tables" | cut -f1) MiB" >&2
+cargo bench --locked --bench limit -- "$TRIBUTARY_TEST_KAFKA" "$topic" >&2
+step "run --once" "$tributary" run --once "${config[@]}"
+mv "$work/count" "$work/counted"
+step "start again" "$tributary" run --once "${config[@]}"
+echo "tables $(du -sm "$work/data/tables" | cut -f1) MiB, checkpoints $(du -sm "$work/data/checkpoints" | cut -f1) MiB" >&2
 cargo bench --locked --bench ledger -- "$customers" "$months" >&2

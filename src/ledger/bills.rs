@@ -99,6 +99,8 @@ pub(crate) struct Refunded {
     /// Whether it was reported to have no invoice.
     pub(super) reported: bool,
     pub(super) by_id: Vec<RefundFact>,
+    /// When an event last spoke of it.
+    pub(super) heard_at: EventTime,
     /// The sums that the charge itself states, by time.
     pub(super) stated: Vec<(EventTime, i64)>,
 }
@@ -319,11 +321,6 @@ impl Refunded {
                 self.by_id.insert(position, fact);
             }
         }
-    }
-
-    pub(crate) fn newest(&self) -> EventTime {
-        let told = self.by_id.iter().map(|fact| fact.at.max(fact.failed_at.unwrap_or(fact.at)));
-        told.chain(self.stated.iter().map(|(at, _)| *at)).max().unwrap_or(EventTime::MIN)
     }
 
     /// When how much was given back, beside what `credited` refunds pay out for credit notes. The sum is the larger of

@@ -35,6 +35,10 @@ pub(crate) use origin::Telling;
 use origin::{Origin, Said};
 pub(crate) use price::PriceFacts;
 
+/// Promotion codes remembered of one account and mode; past that the oldest goes. A schedule names a code that was made
+/// for it; one that is forgotten is a discount that is not known.
+pub const MAX_PROMOTIONS: usize = 10_000;
+
 /// Something an entity waits for.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub(crate) enum Need {
@@ -194,6 +198,12 @@ impl Shelf {
         let Some(coupon) = code.coupon.as_ref().map(CouponRef::id) else { return changed };
         if self.promotions.contains_key(code.id.as_str()) {
             return changed;
+        }
+        if self.promotions.len() >= MAX_PROMOTIONS {
+            let oldest = self.promotions.iter().min_by_key(|(id, (_, at))| (*at, Arc::clone(id)));
+            if let Some(oldest) = oldest.map(|(id, _)| Arc::clone(id)) {
+                self.promotions.remove(&oldest);
+            }
         }
         let id: Arc<str> = code.id.as_str().into();
         self.promotions.insert(Arc::clone(&id), (coupon.clone(), telling.at));

@@ -41,6 +41,7 @@ mod visits;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
+pub use catalogue::MAX_PROMOTIONS;
 pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;

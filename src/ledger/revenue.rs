@@ -265,6 +265,7 @@ impl Books {
     fn refund(&mut self, ids: &[String], heard: &mut Heard<'_>, tell: impl FnOnce(&mut Refunded)) {
         let Some(charge) = ids.first() else { return };
         let key = short(&[charge]);
+        let created = heard.event.created;
         let tell = |books: &mut Self| {
             let at = books.refunded.iter().position(|(charge, _)| *charge == key).unwrap_or_else(|| {
                 if books.refunded.len() >= MAX_REFUNDED_PAYMENTS {
@@ -274,6 +275,7 @@ impl Books {
                 books.refunded.len() - 1
             });
             let refunded = &mut books.refunded[at].1;
+            refunded.heard_at = refunded.heard_at.max(created);
             for id in ids.iter().map(|id| short(&[id])) {
                 if !refunded.ids.contains(&id) {
                     refunded.ids.push(id);
@@ -294,7 +296,7 @@ impl Books {
         let due = self.newest.plus_days(-LINK_DAYS);
         for index in 0..self.refunded.len() {
             let refunded = &self.refunded[index].1;
-            let lost = !refunded.reported && refunded.newest() < due;
+            let lost = !refunded.reported && refunded.heard_at < due;
             if lost && refunded.ids.iter().all(|id| self.pays(*id).is_none()) {
                 heard.gap("refund_without_invoice", &refunded.charge);
                 self.refunded[index].1.reported = true;
@@ -413,7 +415,7 @@ impl Books {
         self.pays.retain(|(_, invoice)| !gone.contains(invoice));
         let mut refunded = std::mem::take(&mut self.refunded);
         refunded.retain(|(_, refunded)| {
-            refunded.ids.iter().any(|id| self.pays(*id).is_some()) || refunded.newest() >= horizon
+            refunded.ids.iter().any(|id| self.pays(*id).is_some()) || refunded.heard_at >= horizon
         });
         self.refunded = refunded;
     }

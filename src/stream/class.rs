@@ -19,7 +19,7 @@ use datafusion::{
     },
     datasource::provider_as_source,
     logical_expr::{
-        Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, Sort, Volatility, WindowFrame, WindowFrameUnits,
+        Aggregate, Distinct, Expr, LogicalPlan, LogicalPlanBuilder, Sort, Volatility, WindowFrame, WindowFrameUnits,
         WindowFunctionDefinition, case, expr::AggregateFunction, lit,
     },
 };
@@ -149,6 +149,9 @@ fn by_groups(plan: LogicalPlan, relations: &BTreeMap<String, Relation>) -> Resul
     refuse_subqueries(&plan)?;
     if is_linear(&plan, relations).is_ok() {
         return Ok(Class::Stateless(plan));
+    }
+    if plan.exists(|node| Ok(matches!(node, LogicalPlan::Limit(_)) && reads_streams(node, relations)))? {
+        return refuse("which rows come first cannot be said of some without the others", "LIMIT", "");
     }
     let mut found: Vec<Aggregate> = Vec::new();
     plan.apply(|node| {
@@ -479,6 +482,11 @@ const RANKS: [&str; 4] = ["cume_dist", "dense_rank", "percent_rank", "rank"];
 fn refuse_disordered(plan: &LogicalPlan) -> Result<(), Refusal> {
     let mut found = None;
     plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Distinct(Distinct::On(on)) = node
+            && on.sort_expr.is_none()
+        {
+            found = Some(("DISTINCT ON".to_owned(), true));
+        }
         node.apply_expressions(|expr| {
             expr.apply(|e| {
                 let (name, ordered) = match e {

@@ -267,9 +267,14 @@ impl Groups {
         Ok(slots)
     }
 
-    /// Every slot that holds a group.
+    /// Every slot that holds a group, in the order of their keys: sums of floats must not hang on another.
     pub(crate) fn all(&self) -> Vec<Slot> {
-        self.index.values().copied().collect()
+        self.in_order(self.index.values().copied().collect())
+    }
+
+    fn in_order(&self, mut slots: Vec<Slot>) -> Vec<Slot> {
+        slots.sort_unstable_by(|a, b| self.by_slot[*a as usize].cmp(&self.by_slot[*b as usize]));
+        slots
     }
 
     /// The most groups in one of the partitions that hold the given input rows.
@@ -300,7 +305,7 @@ impl Groups {
                 }
             }
         }
-        Ok(slots)
+        Ok(self.in_order(slots))
     }
 
     /// Adds rows (weight 1) or takes them back (weight −1).

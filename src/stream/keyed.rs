@@ -424,8 +424,12 @@ impl Keyed {
                 self.kept
             )));
         }
-        let count = |key| self.rows.get(key).map_or(0, |leaves| leaves.iter().flat_map(Kept::values).sum::<u64>());
-        let most = touched.into_iter().flatten().map(count).max().unwrap_or(0);
+        let count = |leaves: &Vec<Kept>| leaves.iter().flat_map(Kept::values).sum::<u64>();
+        let most = match touched {
+            Some(touched) => touched.iter().filter_map(|key| self.rows.get(key)).map(count).max(),
+            None => self.rows.values().map(count).max(),
+        };
+        let most = most.unwrap_or(0);
         if most > MAX_ROWS_OF_A_KEY {
             return Err(Error::Limit(format!(
                 "{most} rows share one ({by}), all of which a change reads again; at most {MAX_ROWS_OF_A_KEY} can be: \

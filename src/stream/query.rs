@@ -5,15 +5,26 @@ use std::{
     sync::Arc,
 };
 
-use arrow::{array::RecordBatch, compute::concat_batches};
+use arrow::{
+    array::RecordBatch,
+    compute::{SortOptions, concat_batches},
+};
 use datafusion::{
-    common::DataFusionError,
+    common::{
+        DataFusionError,
+        tree_node::{Transformed, TransformedResult, TreeNode},
+    },
     execution::{TaskContext, context::SessionContext},
     logical_expr::LogicalPlan,
-    physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
+    physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
+    physical_plan::{ExecutionPlan, execute_stream, execution_plan::reset_plan_states, sorts::sort::SortExec},
 };
+use futures::TryStreamExt;
 
 use super::{Error, class::View, leaf::Cell, pipeline::RowDelta, planning::scans};
+
+/// The most rows that one run may yield: a few gigabytes. A join that multiplies rows stops its pipeline, not the engine.
+const MAX_ROWS_OF_AN_ANSWER: usize = 20_000_000;
 
 /// A plan that is executed again and again over the rows in its cells.
 pub(super) struct Query {
@@ -24,15 +35,47 @@ pub(super) struct Query {
 impl Query {
     pub(super) async fn new(context: &SessionContext, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
         let plan = context.state().create_physical_plan(plan).await?;
-        Ok(Self { plan, task: context.task_ctx() })
+        Ok(Self { plan: without_ties(plan)?, task: context.task_ctx() })
     }
 
     pub(super) async fn run(&self) -> Result<RecordBatch, Error> {
         let plan = reset_plan_states(Arc::clone(&self.plan))?;
         let schema = plan.schema();
-        let batches = collect(plan, Arc::clone(&self.task)).await?;
+        let mut stream = execute_stream(plan, Arc::clone(&self.task))?;
+        let (mut batches, mut rows) = (Vec::new(), 0);
+        while let Some(batch) = stream.try_next().await? {
+            rows += batch.num_rows();
+            if rows > MAX_ROWS_OF_AN_ANSWER {
+                return Err(Error::Limit(format!(
+                    "the query yields more than {MAX_ROWS_OF_AN_ANSWER} rows at once: join by more columns"
+                )));
+            }
+            batches.push(batch);
+        }
         Ok(concat_batches(&schema, &batches)?)
     }
+}
+
+/// Sorts by all columns where a plan sorts by some, so that rows which tie there come in the same order however many
+/// others are sorted with them. What a query says of a key is then a function of the key's rows alone.
+fn without_ties(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    plan.transform_up(|node| {
+        let Some(sort) = node.downcast_ref::<SortExec>().filter(|sort| sort.fetch().is_none()) else {
+            return Ok(Transformed::no(node));
+        };
+        let rest = sort.input().schema();
+        let rest = rest.fields().iter().enumerate().filter(|(_, field)| !field.data_type().is_nested());
+        let rest = rest.map(|(i, field)| PhysicalSortExpr {
+            expr: Arc::new(Column::new(field.name(), i)),
+            options: SortOptions::default(),
+        });
+        let Some(by) = LexOrdering::new(sort.expr().iter().cloned().chain(rest)) else {
+            return Ok(Transformed::no(node));
+        };
+        let whole = SortExec::new(by, Arc::clone(sort.input()));
+        Ok(Transformed::yes(Arc::new(whole.with_preserve_partitioning(sort.preserve_partitioning())) as _))
+    })
+    .data()
 }
 
 /// A linear plan: what it yields for a set of changes depends on no other row.

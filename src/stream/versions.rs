@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
-    datatypes::{DataType, Decimal128Type, Float64Type, Int64Type},
+    datatypes::{DECIMAL128_MAX_PRECISION, DataType, Decimal128Type, DecimalType, Float64Type, Int64Type},
 };
 
 use super::{
@@ -135,17 +135,18 @@ pub fn sums(batch: &RecordBatch) -> Result<BTreeMap<(String, String), String>, E
         let overflow = || Error::Overflow(field.name().clone());
         let mut exact: BTreeMap<(String, String), i128> = BTreeMap::new();
         match field.data_type() {
-            DataType::Decimal128(precision, scale) => {
+            DataType::Decimal128(_, scale) => {
                 let values = column.as_primitive::<Decimal128Type>();
                 for row in rows {
                     let sum = exact.entry(of(row)).or_default();
                     *sum = sum.checked_add(values.value(row)).ok_or_else(overflow)?;
                 }
                 for (place, sum) in exact {
-                    let text =
-                        <Decimal128Type as arrow::datatypes::DecimalType>::format_decimal(sum, *precision, *scale);
-                    let text = text.trim_end_matches('0').trim_end_matches('.').to_owned();
-                    sums.insert(place, text);
+                    // A sum can be longer than its column.
+                    let text = Decimal128Type::format_decimal(sum, DECIMAL128_MAX_PRECISION, *scale);
+                    let short =
+                        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+                    sums.insert(place, short.to_owned());
                 }
             }
             DataType::Int64 => {

@@ -93,7 +93,7 @@ impl Span {
 
     /// The first instant of the pane `count` panes after the one that an instant lies in.
     fn shift(self, micros: i64, count: i64, zone: Tz) -> Option<i64> {
-        self.begin(self.pane(micros, zone)? + count, zone)
+        self.begin(self.pane(micros, zone)?.checked_add(count)?, zone)
     }
 
     /// The first instants of the `count` panes that end with the one an instant lies in, in their order. A day that the

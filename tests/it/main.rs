@@ -39,3 +39,9 @@ mod stripe_redaction;
 mod stripe_shapes;
 mod stripe_support;
 mod tables_read;
+
+/// When a soak is over; after a minute where nobody says.
+fn soak_end() -> std::time::Instant {
+    let seconds = std::env::var("TRIBUTARY_SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    std::time::Instant::now() + std::time::Duration::from_secs(seconds.unwrap_or(60))
+}

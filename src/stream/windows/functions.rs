@@ -13,7 +13,7 @@ use datafusion::{
     logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility},
 };
 
-use super::Span;
+use super::{MAX_PANES, Span};
 use crate::{stream::calendar::zone_named, tables::timestamptz};
 
 /// `local_floor(timestamptz, interval, zone) → timestamptz`: the first instant of the calendar's window around it.
@@ -104,6 +104,9 @@ impl ScalarUDFImpl for Function {
             None => return exec_err!("{} takes a timestamp", self.name()),
         };
         let (span, count, zone) = constants;
+        if self.kind == Kind::Hops && !(1..=MAX_PANES).contains(&count) {
+            return exec_err!("{} gives 1 to {MAX_PANES} windows, not {count}", self.name());
+        }
         let array = instants.to_array(args.number_rows)?;
         let array = array.as_primitive::<TimestampMicrosecondType>();
         let outside = || exec_datafusion_err!("a timestamp is outside the calendar");

@@ -113,11 +113,26 @@ fn load(account: &str, numbers: &mut Numbers) -> Vec<String> {
 
 #[test]
 fn thirty_kills_over_kafka_lose_and_double_nothing_and_every_alert_is_told() {
+    kill_again_and_again(29);
+}
+
+#[test]
+#[ignore = "goes on for TRIBUTARY_SOAK_SECONDS: make soak"]
+fn soak_kills_at_moments_that_nobody_has_tried() {
+    let end = crate::soak_end();
+    while Instant::now() < end {
+        let seed = u64::from(rand::random::<u32>());
+        println!("seed {seed}");
+        kill_again_and_again(seed);
+    }
+}
+
+fn kill_again_and_again(seed: u64) {
     let (Some(place), Some(python)) = (Place::kafka(), python()) else { return };
     let Options::Kafka(options) = &place.options else { panic!("not Kafka") };
     let mut calm = Side::new(&python, &options.brokers, &options.topic);
     let mut killed = Side::new(&python, &options.brokers, &options.topic);
-    calm.site.simulate("events.jsonl", "--customers 110 --months 4 --seed 17 --disorder 0.1");
+    calm.site.simulate("events.jsonl", &format!("--customers 110 --months 4 --seed {seed} --disorder 0.1"));
     // The rule is in force in both before anything of today happens.
     calm.site.ingest("data", &grows("first", now() - 86_400, 2));
     let mut undisturbed = calm.start();
@@ -126,7 +141,7 @@ fn thirty_kills_over_kafka_lose_and_double_nothing_and_every_alert_is_told() {
     engine.word_after("port=");
     engine.stop();
 
-    let mut numbers = Numbers(29);
+    let mut numbers = Numbers(seed);
     let pieces = load(&calm.site.read("events.jsonl"), &mut numbers);
     assert!(pieces.len() > 25, "{} pieces", pieces.len());
     let sent: i64 = pieces.iter().map(|piece| piece.lines().count() as i64).sum();

@@ -365,6 +365,12 @@ SELECT account, livemode, id, at FROM payments ORDER BY at, id
 -- first_ten [id]
 SELECT account, livemode, id FROM payments ORDER BY at, id LIMIT 10
 
+-- three_of_the_groups [currency]
+SELECT account, livemode, currency, SUM(amount) AS amount FROM payments GROUP BY account, livemode, currency LIMIT 3
+
+-- any_plan [customer]
+SELECT DISTINCT ON (account, livemode, customer) account, livemode, customer, plan FROM subscriptions
+
 -- by_todays_date [id]
 SELECT account, livemode, id, now() AS read_at FROM payments
 
