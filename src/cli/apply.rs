@@ -17,8 +17,10 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let version = plan::version(&config)?;
     let steps = engine::plan(&place.data_dir, &version, &config.settings()).await.map_err(rim::engine_report)?;
     plan::say(&steps)?;
+    let change = Request::Apply(version.into());
     if steps.iter().all(|step| matches!(step.standing, Standing::Same | Standing::Paused)) {
-        return Ok(Outcome::Done);
+        // An engine that runs may have something else on its way than the newest checkpoint says.
+        return request::ask(place, &change).await?.map_or(Ok(Outcome::Done), request::say);
     }
-    request::perform(&config, place, Request::Apply(version.into())).await
+    request::perform(&config, place, change).await
 }

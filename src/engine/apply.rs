@@ -18,7 +18,6 @@ use super::{
     checkpoint::pipeline_state,
     collect_one,
     recovery::{conform, definition, relations},
-    requests,
 };
 use crate::stream::{
     graph::plan_all,
@@ -63,18 +62,53 @@ impl Coming {
 }
 
 impl Engine {
-    /// Carries out a request, and waits until it is done.
+    /// Carries out a request on an engine that was just started, and waits until it is done. The start itself has
+    /// rebuilt what is new, changed or failed; that counts.
     ///
     /// # Errors
     /// See [`Error`]; a request that is refused is no error.
     pub async fn perform(&mut self, request: Request) -> Result<Answer, Error> {
-        let answer = match self.begin(None, request).await? {
-            Some(answer) => answer,
-            None => self.arrive().await?,
+        let failures = self.failures();
+        let answer = match (&request, &failures) {
+            (Request::Resume { pipeline }, _) if self.rebuilt.contains(pipeline) => {
+                Answer::done(format!("rebuilt: {pipeline}; removed: none"))
+            }
+            // They were tried a moment ago, of the same files.
+            (Request::Apply(_), Some(failures)) => Answer::refused(failures.clone()),
+            _ => match self.begin(None, request).await? {
+                Some(answer) => answer,
+                None => match (self.arrive().await?, failures) {
+                    (answer, Some(failures)) if !answer.done => Answer::refused(failures),
+                    (answer, _) => answer,
+                },
+            },
         };
         // What the start itself rebuilt, too.
         self.checkpoint().await?;
+        if self.rebuilt.contains(EXPANSIONS) {
+            self.offer_nothing_again().await?;
+        }
         Ok(answer)
+    }
+
+    /// Which pipelines have failed, and why.
+    fn failures(&self) -> Option<String> {
+        let why = |running: &Running| match &running.state {
+            State::Failed(why) => Some(format!("{} ({why})", running.pipeline.name())),
+            State::Works | State::Paused => None,
+        };
+        let failed: Vec<String> = self.pipelines.iter().filter_map(why).collect();
+        (!failed.is_empty()).then(|| {
+            format!(
+                "these pipelines failed and their tables are behind: {}; what else was new or changed was rebuilt",
+                failed.join(", ")
+            )
+        })
+    }
+
+    /// A start offers what the newest checkpoint changed to the alerts: what was not to be announced must be older.
+    async fn offer_nothing_again(&mut self) -> Result<(), Error> {
+        self.decide_checkpoint().await
     }
 
     /// Between two epochs: goes on with what other processes asked for.
@@ -87,15 +121,15 @@ impl Engine {
                     tracing::warn!(reason = answer.message, "the new versions of pipelines were given up");
                 }
                 if let Some(id) = id {
-                    requests::answer(&self.options.data_dir, &id, &answer)?;
+                    self.requests.answer(&id, &answer);
                 }
             }
             return Ok(());
         }
-        if let Some((id, request)) = requests::next(&self.options.data_dir)?
+        if let Some((id, request)) = self.requests.first()
             && let Some(answer) = self.begin(Some(id.clone()), request).await?
         {
-            requests::answer(&self.options.data_dir, &id, &answer)?;
+            self.requests.answer(&id, &answer);
         }
         Ok(())
     }
@@ -162,19 +196,25 @@ impl Engine {
         let order: Vec<String> = planned.iter().map(|pipeline| pipeline.name().to_owned()).collect();
         let mut built = BTreeSet::new();
         let mut fresh: Vec<Pipeline> = Vec::new();
+        let mut when_resumed: Vec<String> = Vec::new();
         for pipeline in planned {
             let name = pipeline.name();
             let running = self.pipelines.iter().find(|running| running.pipeline.name() == name);
             let upstream = pipeline.sources().iter().any(|source| built.contains(source));
-            let stays = also != Some(name)
-                && running.is_some_and(|running| {
-                    let same = running.pipeline.fingerprint() == pipeline.fingerprint();
-                    same && match &running.state {
-                        State::Works => !upstream,
-                        State::Paused => true,
-                        State::Failed(_) => false,
-                    }
-                });
+            let is = |state: State| running.is_some_and(|running| running.state == state);
+            let same = running.is_some_and(|running| running.pipeline.fingerprint() == pipeline.fingerprint());
+            let paused = also != Some(name) && is(State::Paused);
+            // What reads it is planned over the columns that its file says.
+            if paused && !self.store.get(name).is_some_and(|stored| stored.fits(&definition(&pipeline))) {
+                return Ok(Some(Answer::refused(format!(
+                    "nothing was changed: {name} is paused, and its file has other columns than its table; resume it \
+                     first: tributary resume {name}"
+                ))));
+            }
+            if paused && !same {
+                when_resumed.push(name.to_owned());
+            }
+            let stays = paused || (also != Some(name) && is(State::Works) && same && !upstream);
             if !stays {
                 built.insert(name.to_owned());
                 fresh.push(pipeline);
@@ -182,7 +222,13 @@ impl Engine {
         }
         let gone = self.pipelines.iter().any(|running| !order.iter().any(|name| name == running.pipeline.name()));
         if fresh.is_empty() && !gone {
-            return Ok(Some(Answer::done("every pipeline is as its file says")));
+            self.options.pipelines = version.pipelines;
+            self.options.parameters = version.parameters;
+            return Ok(Some(Answer::done(if when_resumed.is_empty() {
+                "every pipeline is as its file says".to_owned()
+            } else {
+                format!("paused, and as their files say once they are resumed: {}", when_resumed.join(", "))
+            })));
         }
         // From here on the tables on disk have everything, and later changes are noted.
         self.checkpoint().await?;
@@ -223,6 +269,7 @@ impl Engine {
             .map(|running| (running.pipeline.name().to_owned(), running))
             .collect();
         let mut anew = BTreeSet::new();
+        let mut unannounced = false;
         let (fresh, tables) = maintained.into_parts();
         for pipeline in fresh {
             let name = pipeline.name().to_owned();
@@ -240,6 +287,8 @@ impl Engine {
             // What standing still kept from being announced is announced now; a change of the SQL announces nothing.
             if name == EXPANSIONS && stood_still {
                 self.pending_alerts.add(&delta)?;
+            } else if name == EXPANSIONS {
+                unannounced = !delta.is_empty();
             }
             if name == FEATURES {
                 self.follow_features(&delta).await?;
@@ -247,6 +296,7 @@ impl Engine {
             running.insert(name, Running::new(pipeline));
         }
         self.pipelines = order.iter().filter_map(|name| running.remove(name)).collect();
+        self.stop_readers_of_failed();
         let gone: Vec<String> = running.into_keys().collect();
         for name in &gone {
             self.store.remove(name);
@@ -256,11 +306,30 @@ impl Engine {
         self.options.parameters = version.parameters;
         self.note_status()?;
         self.checkpoint().await?;
+        if unannounced {
+            self.offer_nothing_again().await?;
+        }
         let tables: Vec<_> = self.user_tables()?.into_iter().filter(|table| anew.contains(&table.name)).collect();
         self.shown.send_modify(|shown| shown.add(tables, &gone));
         let list = |names: Vec<String>| if names.is_empty() { "none".to_owned() } else { names.join(", ") };
         let rebuilt = order.into_iter().filter(|name| built.contains(name)).collect();
         Ok(Answer::done(format!("rebuilt: {}; removed: {}", list(rebuilt), list(gone))))
+    }
+
+    /// What a new version reads may have failed while it was built, and not have been rebuilt with it.
+    fn stop_readers_of_failed(&mut self) {
+        let mut stopped: BTreeSet<String> = BTreeSet::new();
+        for running in &mut self.pipelines {
+            let source = running.pipeline.sources().iter().find(|source| stopped.contains(*source)).cloned();
+            if running.state == State::Works
+                && let Some(source) = source
+            {
+                running.state = State::Failed(format!("{source}, which it reads, stopped"));
+            }
+            if running.failed() {
+                stopped.insert(running.pipeline.name().to_owned());
+            }
+        }
     }
 
     /// Makes the table of a pipeline, unless there is one with its columns; whether it was made.

@@ -22,6 +22,14 @@ use crate::{
 /// What of a data directory is linked and copied. Not the lock, nor requests.
 const PARTS: [&str; 6] = ["engine/gen", "engine/checkpoints", "engine/blobs", "tables", "models", "outbox"];
 
+/// The one of [`PARTS`] with the manifests. Those that pruning emptied are left out: a start reads the newest, and the
+/// older ones down to the first that is empty or not there.
+const MANIFESTS: &str = PARTS[1];
+
+/// How the name of a directory of links begins; a random text of [`ID_DIGITS`] hexadecimal digits follows.
+const PREFIX: &str = "backup-";
+const ID_DIGITS: usize = 32;
+
 /// Files of a data directory that are copied if they are there.
 const FILES: [&str; 2] = ["postgres.password", "tributary.toml"];
 
@@ -53,25 +61,48 @@ pub async fn backup(data_dir: &Path, target: &Path, log: &log::Options, id: &str
     if checkpoint::peek(&engine).await?.is_none() {
         return Err(Error::NothingToBackUp(data_dir.to_owned()));
     }
-    let into = format!("backup-{id}");
+    let into = format!("{PREFIX}{id}");
     let snapshot = data_dir.join(&into);
-    match requests::ask(data_dir, id, &Request::Snapshot { into: into.clone() }).await? {
-        Some(answer) if !answer.done => {
-            remove(&snapshot)?;
-            return Err(Error::Incomplete(answer.message));
-        }
-        Some(_) => {}
-        None => {
-            let _lock = checkpoint::lock(&engine)?;
-            swap::settle(data_dir)?;
-            link(data_dir, &into)?;
-        }
-    }
-    let copied = copy(data_dir, &snapshot, target, log).await;
-    let removed = fs::remove_dir_all(&snapshot).map_err(failed("remove", &snapshot));
+    fs::create_dir(&snapshot).map_err(failed("create", &snapshot))?;
+    // As long as it is locked, no start of an engine takes it for one that was left behind.
+    let _held = File::open(&snapshot).ok().filter(|dir| dir.try_lock().is_ok());
+    let copied = match take(data_dir, &engine, id, into).await {
+        Ok(()) => copy(data_dir, &snapshot, target, log).await,
+        Err(error) => Err(error),
+    };
+    let removed = remove(&snapshot);
     let copied = copied?;
     removed?;
     Ok(copied)
+}
+
+/// Links a checkpoint into a directory: by the engine that runs, or here when none does.
+async fn take(data_dir: &Path, engine: &Path, id: &str, into: String) -> Result<(), Error> {
+    match requests::ask(data_dir, id, &Request::Snapshot { into: into.clone() }).await? {
+        Some(answer) if !answer.done => Err(Error::Incomplete(answer.message)),
+        Some(_) => Ok(()),
+        None => {
+            let _lock = checkpoint::lock(engine)?;
+            swap::settle(data_dir)?;
+            link(data_dir, &into)
+        }
+    }
+}
+
+/// Removes the links that a backup left behind when it was killed. One that lives holds a lock on its directory.
+pub(super) fn remove_left_over(data_dir: &Path) {
+    for entry in fs::read_dir(data_dir).into_iter().flatten().flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        let id = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).unwrap_or_default();
+        let named_so = id.len() == ID_DIGITS && id.bytes().all(|digit| digit.is_ascii_hexdigit());
+        if !named_so || !path.is_dir() || path.join(MARK).exists() {
+            continue;
+        }
+        let free = File::open(&path).is_ok_and(|dir| dir.try_lock().is_ok());
+        if free && let Err(error) = remove(&path) {
+            tracing::warn!(%error, "what a backup left behind cannot be removed");
+        }
+    }
 }
 
 async fn copy(data_dir: &Path, snapshot: &Path, target: &Path, log: &log::Options) -> Result<Backup, Error> {
@@ -142,9 +173,14 @@ pub(super) fn link(data_dir: &Path, into: &str) -> Result<(), Error> {
     for part in PARTS {
         let from = data_dir.join(part);
         if from.is_dir() {
-            tree(&from, &data_dir.join(into).join(part), &|from, to| match fs::hard_link(from, to) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                linked => linked.map_err(failed("link", from)),
+            tree(&from, &data_dir.join(into).join(part), &|from, to| {
+                if part == MANIFESTS && fs::metadata(from).is_ok_and(|file| file.len() == 0) {
+                    return Ok(());
+                }
+                match fs::hard_link(from, to) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    linked => linked.map_err(failed("link", from)),
+                }
             })?;
         }
     }

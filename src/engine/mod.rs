@@ -27,7 +27,7 @@ mod versions;
 mod watermark;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -61,6 +61,7 @@ use self::{
     apply::Coming,
     decode::{Decoded, decode},
     readers::{Finality, with_is_final},
+    requests::Requests,
     scoring::{SCORES, Scorer},
     store::Store,
     watermark::Watermark,
@@ -342,8 +343,11 @@ pub struct Engine {
     waiting_bytes: usize,
     progress: Progress,
     watch: watch::Sender<Progress>,
+    requests: Requests,
     /// New versions of pipelines, while they are built.
     coming: Option<Coming>,
+    /// Pipelines that the start rebuilt.
+    rebuilt: BTreeSet<String>,
     /// The rows of `pipeline_status`.
     status: Cell,
     shown: watch::Sender<Shown>,
@@ -497,8 +501,8 @@ impl Engine {
             let delta = if all { moments::apply(&mut self.ledger, arrivals)? } else { self.ledger.apply(&arrivals)? };
             Ok((decoded, delta, rates))
         })?;
-        self.archive(&records, &decoded).await?;
-        let changed = self.publish_ledger(delta, &rates).await?;
+        let mut changed = self.archive(&records, &decoded).await?;
+        changed.extend(self.publish_ledger(delta, &rates).await?);
         self.advance_pipelines(changed).await?;
         self.note_watermark();
         self.note_status()?;
@@ -524,7 +528,8 @@ impl Engine {
         Ok(futures::future::try_join_all(reads).await?.into_iter().flatten().collect())
     }
 
-    async fn archive(&mut self, records: &[Record], decoded: &[Decoded]) -> Result<(), Error> {
+    /// Keeps every record, and returns the rows as changes of relations.
+    async fn archive(&mut self, records: &[Record], decoded: &[Decoded]) -> Result<BTreeMap<String, RowDelta>, Error> {
         let mut archived = Vec::with_capacity(records.len());
         let mut rejected = Vec::new();
         for (record, decoded) in records.iter().zip(decoded) {
@@ -551,8 +556,26 @@ impl Engine {
         let archived = rows::events_archive(&archived)?;
         self.progress.rejected += rejected.len() as u64;
         let rejected = rows::rejected_events(&rejected)?;
-        self.append("events_archive", archived).await?;
-        self.append("rejected_events", rejected).await
+        let mut changed = BTreeMap::new();
+        for (table, rows) in [("events_archive", archived), ("rejected_events", rejected)] {
+            self.publish(table, rows, &mut changed).await?;
+        }
+        Ok(changed)
+    }
+
+    /// Adds rows to an appended table, and says so in `changed`.
+    async fn publish(
+        &mut self,
+        table: &str,
+        rows: RecordBatch,
+        changed: &mut BTreeMap<String, RowDelta>,
+    ) -> Result<(), Error> {
+        if rows.num_rows() > 0 {
+            self.append(table, rows.clone()).await?;
+            let removed = RecordBatch::new_empty(rows.schema());
+            changed.insert(table.to_owned(), RowDelta { removed, added: rows });
+        }
+        Ok(())
     }
 
     async fn append(&mut self, table: &str, rows: RecordBatch) -> Result<(), Error> {
@@ -579,11 +602,7 @@ impl Engine {
             ("metered_usage", rows::metered_usage(&delta.metered_usage)?),
             ("recognised_revenue", rows::recognised_revenue(&delta.recognised)?),
         ] {
-            if rows.num_rows() > 0 {
-                self.append(table, rows.clone()).await?;
-                let removed = RecordBatch::new_empty(rows.schema());
-                changed.insert(table.to_owned(), RowDelta { removed, added: rows });
-            }
+            self.publish(table, rows, &mut changed).await?;
         }
         let movements = keyed(&delta.movements, |rows| rows::mrr_movements(rows.iter().copied()))?;
         let scheduled = keyed(&delta.scheduled, |rows| rows::scheduled_mrr(rows.iter().copied()))?;
@@ -673,6 +692,10 @@ impl Engine {
         );
         let mut stopped = vec![name.to_owned()];
         for running in &mut self.pipelines {
+            // What reads only a table that stands still is not behind.
+            if running.state == State::Paused && running.pipeline.name() != name {
+                continue;
+            }
             let source = running.pipeline.sources().iter().find(|source| stopped.contains(*source));
             let why = match source {
                 _ if running.pipeline.name() == name => error.to_string(),

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::{
     CHECKPOINT_DIR, CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED,
-    PendingAlerts, Progress, Running, SCORES, Scorer, Shown, State, TABLE_DIR, Watermark,
+    PendingAlerts, Progress, Requests, Running, SCORES, Scorer, Shown, State, TABLE_DIR, Watermark, backup,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one, rates,
     store::{Definition, Store},
@@ -72,6 +72,12 @@ impl Engine {
         let pipelines = plan_all(files, &relations, &options.parameters, &options.settings).await?;
         let directory = options.state_dir().join(CHECKPOINT_DIR);
         let lock = stream::checkpoint::lock(&directory)?;
+        let mut requests = Requests::new(&options.data_dir);
+        if options.workshop.is_none() {
+            // At once: from the lock on others ask this engine.
+            requests.refuse_left_over();
+            backup::remove_left_over(&options.data_dir);
+        }
         swap::settle(options.state_dir())?;
         let checkpoints = Checkpoints::claim_locked(&directory, lock, nonce).await?;
         let latest = checkpoints.latest().cloned();
@@ -171,7 +177,9 @@ impl Engine {
             waiting_bytes: 0,
             progress: Progress::default(),
             watch: watch::channel(Progress::default()).0,
+            requests,
             coming: None,
+            rebuilt: BTreeSet::new(),
             status: Cell::default(),
             shown: watch::channel(Shown::default()).0,
             options,
@@ -250,6 +258,7 @@ impl Engine {
                 self.pending_alerts.add(&delta)?;
             }
             self.store.change(&name, &delta)?;
+            self.rebuilt.insert(name.clone());
             rebuilt.insert(name, after);
         }
         Ok(())

@@ -5,11 +5,12 @@
 //! <id>.answer    written by the engine in its place; who asked removes it
 //! ```
 //!
-//! A request is taken between two epochs. One that nobody waits for any more is carried out all the same.
+//! A request is taken between two epochs. One that nobody waits for any more is carried out all the same, but not by the
+//! next engine: what lies there at a start is refused.
 
 use std::{
-    collections::BTreeMap,
-    fs, io,
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -76,7 +77,7 @@ impl Files {
 /// What came of a request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Answer {
-    /// Whether it was done; else nothing was changed.
+    /// Whether it was done.
     pub done: bool,
     /// What was done, or why not.
     pub message: String,
@@ -122,35 +123,84 @@ pub async fn ask(data_dir: &Path, id: &str, request: &Request) -> Result<Option<
     }
 }
 
-/// The request that comes next, in the order of the ids.
-pub(super) fn next(data_dir: &Path) -> Result<Option<(String, Request)>, Error> {
-    let dir = data_dir.join(CHECKPOINT_DIR).join(DIR);
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("read", &dir)(error)),
-    };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == REQUEST));
-    paths.sort();
-    for path in paths {
-        let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
-        match fs::read(&path).map(|bytes| serde_json::from_slice(&bytes)) {
-            Ok(Ok(request)) => return Ok(Some((id, request))),
-            // Of another version of the program: it is answered, and not looked at again.
-            Ok(Err(error)) => answer(data_dir, &id, &Answer::refused(format!("not understood: {error}")))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("read", &path)(error)),
-        }
-    }
-    Ok(None)
+/// The requests to one engine. None of them, however broken, ends it.
+pub(super) struct Requests {
+    dir: PathBuf,
+    /// Those that could not be read or answered: told of once, and not looked at again.
+    skipped: BTreeSet<String>,
+    /// Whether it was told that the directory cannot be read.
+    unreadable: bool,
 }
 
-/// Answers a request.
-pub(super) fn answer(data_dir: &Path, id: &str, answer: &Answer) -> Result<(), Error> {
-    let dir = data_dir.join(CHECKPOINT_DIR).join(DIR);
-    write(&named(&dir, id, ANSWER), answer)?;
-    remove(&named(&dir, id, REQUEST))
+impl Requests {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        let dir = data_dir.join(CHECKPOINT_DIR).join(DIR);
+        Self { dir, skipped: BTreeSet::new(), unreadable: false }
+    }
+
+    /// Refuses what was asked of an engine that is no more: who asked may have given up, or have asked again.
+    pub(super) fn refuse_left_over(&mut self) {
+        for id in self.ids() {
+            // One that was answered only has to go.
+            if named(&self.dir, &id, ANSWER).exists() {
+                if let Err(error) = remove(&named(&self.dir, &id, REQUEST)) {
+                    self.skip(&id, &error);
+                }
+            } else {
+                self.answer(&id, &Answer::refused("the engine was started again before this was done; ask again"));
+            }
+        }
+    }
+
+    /// The request that comes next, in the order of the ids.
+    pub(super) fn first(&mut self) -> Option<(String, Request)> {
+        for id in self.ids() {
+            match fs::read(named(&self.dir, &id, REQUEST)).map(|bytes| serde_json::from_slice(&bytes)) {
+                Ok(Ok(request)) => return Some((id, request)),
+                // Of another version of the program.
+                Ok(Err(error)) => self.answer(&id, &Answer::refused(format!("not understood: {error}"))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.skip(&id, &error),
+            }
+        }
+        None
+    }
+
+    /// Answers a request.
+    pub(super) fn answer(&mut self, id: &str, answer: &Answer) {
+        let written = write(&named(&self.dir, id, ANSWER), answer);
+        // It was taken care of, also when nobody can be told.
+        let removed = remove(&named(&self.dir, id, REQUEST));
+        if let Err(error) = written.and(removed) {
+            self.skip(id, &error);
+        }
+    }
+
+    fn skip(&mut self, id: &str, error: &impl fmt::Display) {
+        if self.skipped.insert(id.to_owned()) {
+            tracing::warn!(id, %error, "a request could not be read or answered; it is not looked at again");
+        }
+    }
+
+    /// The ids of the requests that wait, in order.
+    fn ids(&mut self) -> Vec<String> {
+        let entries = match fs::read_dir(&self.dir) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound && !self.unreadable {
+                    self.unreadable = true;
+                    tracing::warn!(dir = %self.dir.display(), %error, "requests cannot be read");
+                }
+                return Vec::new();
+            }
+        };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let requests = paths.filter(|path| path.extension().is_some_and(|kind| kind == REQUEST) && path.is_file());
+        let ids = requests.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()));
+        let mut ids: Vec<String> = ids.filter(|id| !self.skipped.contains(id)).collect();
+        ids.sort();
+        ids
+    }
 }
 
 fn named(dir: &Path, id: &str, kind: &str) -> PathBuf {

@@ -505,7 +505,8 @@ fn refuse_disordered(plan: &LogicalPlan) -> Result<(), Refusal> {
                     _ => return Ok(TreeNodeRecursion::Continue),
                 };
                 let known = UNORDERED.contains(&name) || RANKS.contains(&name);
-                if !known && !(ORDERED.contains(&name) && ordered) {
+                let known = known || (ORDERED.contains(&name) && ordered);
+                if !known {
                     found = Some((name.to_owned(), ORDERED.contains(&name)));
                 }
                 Ok(TreeNodeRecursion::Continue)

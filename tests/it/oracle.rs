@@ -130,8 +130,8 @@ async fn follow_random_queries(seed: u64) {
 async fn rows_that_tie_are_told_apart_alike_whichever_others_are_sorted_with_them() {
     let of_keys = "SELECT account, livemode, customer, id, ROW_NUMBER() OVER (PARTITION BY account, livemode, customer \
                    ORDER BY kind) AS place FROM payments";
-    let of_groups = "WITH g AS (SELECT account, livemode, customer, kind, COUNT(*) AS n FROM payments \
-                     GROUP BY account, livemode, customer, kind) SELECT account, livemode, customer, kind, \
+    let of_groups = "WITH g AS (SELECT account, livemode, customer, COALESCE(kind, 'none') AS kind, COUNT(*) AS n \
+                     FROM payments GROUP BY account, livemode, customer, COALESCE(kind, 'none')) SELECT account, livemode, customer, kind, \
                      ROW_NUMBER() OVER (PARTITION BY account, livemode ORDER BY n) AS place FROM g";
     // Stops when it is told to take back a row that it does not have.
     let reader = "SELECT account, livemode, id, place, COUNT(*) OVER (PARTITION BY account, livemode, customer) AS n \

@@ -149,6 +149,20 @@ fn a_backtest_ends_in_the_table_and_can_be_asked_what_each_day_changed() {
 }
 
 #[test]
+fn a_pipeline_over_the_archive_follows_every_epoch() {
+    let (site, first, second) = site();
+    let over = "kind, COUNT(*) AS n FROM mrr_movements GROUP BY account, livemode, kind";
+    let archive = "\"type\" AS kind, COUNT(*) AS n FROM events_archive GROUP BY account, livemode, \"type\"";
+    site.write("pipelines/mine.sql", &replaced(MINE, over, archive));
+    for part in [first, second] {
+        site.ingest("data", &part);
+        site.run("run --once --data-dir data");
+        let events = site.number("data", "SELECT count(*) FROM events_archive");
+        assert_eq!(site.number("data", "SELECT sum(n) FROM mine"), events);
+    }
+}
+
+#[test]
 fn a_plan_says_what_is_rebuilt_and_why_and_an_apply_without_an_engine_does_it() {
     let (site, first, _) = site();
     site.ingest("data", &first);

@@ -91,6 +91,68 @@ fn a_paused_pipeline_stands_still_over_a_restart_until_it_is_resumed() {
 }
 
 #[test]
+fn a_changed_file_of_a_paused_pipeline_waits_until_it_is_resumed() {
+    let site = Site::new();
+    let (first, _) = halves(&site);
+    let file = |share: &str, digits: u8| {
+        let cast = format!("CAST({share} AS DECIMAL({digits}, 6)) AS share");
+        site.write("pipelines/fragile.sql", &FRAGILE.replace("mrr_delta / mrr_before AS share", &cast));
+    };
+    file("mrr_delta", 28);
+    site.ingest("data", &first);
+    let engine = Running::start(&site, "--data-dir data", &[]);
+    committed(&site, "data", first.lines().count());
+    site.run("pause fragile --data-dir data");
+    let shares = || site.query("data", "csv", "SELECT sum(abs(share)) AS s FROM fragile");
+    let before = shares();
+
+    file("mrr_delta + mrr_delta", 28);
+    let applied = site.run("apply --data-dir data").out;
+    assert!(applied.contains("once they are resumed: fragile"), "{applied}");
+    assert!(line_of(&site.run("status --data-dir data").out, "fragile").contains(" paused "));
+    assert_eq!(shares(), before, "it stands still");
+    file("mrr_delta", 24);
+    let refused = said(&site, "apply --data-dir data");
+    assert!(refused.code == 1 && refused.err.contains("paused"), "other columns: {}", refused.err);
+    site.run("resume fragile --data-dir data");
+    engine.stop();
+    let twice = "SELECT sum(abs(CAST(mrr_delta + mrr_delta AS DECIMAL(28, 6)))) AS s FROM mrr_movements";
+    assert_eq!(shares(), site.query("data", "csv", twice));
+    assert_ne!(shares(), before);
+}
+
+#[test]
+fn requests_that_are_left_over_or_broken_are_refused_and_the_engine_goes_on() {
+    let site = Site::new();
+    let (first, _) = halves(&site);
+    site.ingest("data", &first);
+    site.run("run --once --data-dir data");
+    let pause = r#"{"ask":"pause","pipeline":"mrr_daily"}"#;
+    let path = |name: &str| site.path(&format!("data/engine/requests/{name}"));
+    site.write("data/engine/requests/left.request", pause);
+    let mut engine = Running::start(&site, "--data-dir data", &[]);
+    engine.word_after("port=");
+    let answer = fs::read_to_string(path("left.answer")).unwrap();
+    assert!(answer.contains("ask again") && !path("left.request").exists(), "{answer}");
+    assert!(line_of(&site.run("status --data-dir data").out, "mrr_daily").contains(" running "));
+
+    // No file, no request, and one whose answer cannot be written.
+    fs::create_dir(path("dir.request")).unwrap();
+    fs::write(path("bad.request"), "{").unwrap();
+    fs::create_dir(path("stuck.answer")).unwrap();
+    fs::write(path("whole"), pause).unwrap();
+    fs::rename(path("whole"), path("stuck.request")).unwrap();
+    let taken = || path("bad.answer").exists() && !path("stuck.request").exists();
+    until("the requests to be taken", || taken().then_some(()));
+    let answer = fs::read_to_string(path("bad.answer")).unwrap();
+    assert!(answer.contains("not understood"), "{answer}");
+    site.run("pause churn_features --data-dir data");
+    assert!(line_of(&site.run("status --data-dir data").out, "mrr_daily").contains(" paused "));
+    let said = engine.stop();
+    assert_eq!(said.matches("could not be read or answered").count(), 1, "{said}");
+}
+
+#[test]
 fn the_status_shows_what_a_pipeline_keeps_and_costs_and_why_one_failed() {
     let site = Site::new();
     let (first, _) = halves(&site);
@@ -131,8 +193,12 @@ fn the_status_shows_what_a_pipeline_keeps_and_costs_and_why_one_failed() {
         \"data\":{\"object\":{\"id\":\"x\",\"object\":\"ping\"}}}",
     );
     assert!(said(&site, "status --data-dir data").out.contains("lag         1 records"));
+    let refused = said(&site, "apply --data-dir data");
+    let truth = refused.err.contains("fragile") && !refused.err.contains("nothing was changed");
+    assert!(refused.code == 1 && truth, "{}", refused.err);
     site.write("pipelines/fragile.sql", &FRAGILE.replace("/ mrr_before", "/ NULLIF(mrr_before, 0)"));
-    site.run("apply --data-dir data");
+    let resumed = site.run("resume fragile --data-dir data").out;
+    assert!(resumed.contains("rebuilt: fragile"), "the start has done it: {resumed}");
     assert!(line_of(&site.run("status --data-dir data").out, "fragile").contains(" running "));
     let movements = site.number("data", "SELECT count(*) FROM mrr_movements");
     assert_eq!(site.number("data", "SELECT count(*) FROM fragile"), movements);

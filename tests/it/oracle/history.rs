@@ -215,11 +215,14 @@ pub(super) fn relations() -> BTreeMap<String, Relation> {
         .collect()
 }
 
+/// By key: which fact spoke last, and the row it left.
+type Versions = BTreeMap<Vec<String>, (usize, Option<Row>)>;
+
 /// The relations as they are now.
 #[derive(Default)]
 pub(super) struct Relations {
     /// By table and key: the newest version that has arrived.
-    rows: BTreeMap<&'static str, BTreeMap<Vec<String>, (usize, Option<Row>)>>,
+    rows: BTreeMap<&'static str, Versions>,
     clock: BTreeMap<(String, String), Row>,
 }
 
