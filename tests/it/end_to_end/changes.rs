@@ -1,6 +1,11 @@
 //! Changing SQL: `diff`, `backtest`, `plan` and `apply`, on a data directory and on the engine that runs on it.
 
-use std::{fs, path::Path, thread};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    thread,
+};
 
 use super::{
     serving::{Psql, is_psql_there},
@@ -210,6 +215,10 @@ fn a_plan_says_what_is_rebuilt_and_why_and_an_apply_without_an_engine_does_it() 
     assert!(refused.code == 1 && refused.err.contains("mine.sql:"), "{}", refused.err);
 }
 
+/// Versions that are put in place while events come, and in how many parts these come.
+const VERSIONS: usize = 4;
+const PARTS: usize = 20;
+
 #[test]
 fn an_apply_to_a_running_engine_ends_in_the_tables_of_an_engine_that_had_the_new_files_all_along() {
     let (site, first, second) = site();
@@ -245,30 +254,32 @@ fn an_apply_to_a_running_engine_ends_in_the_tables_of_an_engine_that_had_the_new
     // The second half arrives while one version after the other is built and put in place.
     let lines: Vec<&str> = second.lines().collect();
     let mut wide = true;
-    let applied = thread::scope(|scope| {
+    let applied = AtomicUsize::new(0);
+    thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            for part in lines.chunks(lines.len().div_ceil(20)) {
+            for (number, part) in lines.chunks(lines.len().div_ceil(PARTS)).enumerate() {
+                // As evenly over the versions as may be.
+                until("the next version", || (applied.load(Relaxed) * PARTS >= number * VERSIONS).then_some(()));
                 site.ingest("data", &part.join("\n"));
             }
         });
-        let mut applied = 0;
         // All say the same of the customers' months, and none is applied again when all events have come: what passes
         // while a version is built must reach it.
         while !writer.is_finished() {
-            let sum = format!("imported, new + {applied}.0 - {applied}.0 AS new,");
+            let number = applied.load(Relaxed);
+            let sum = format!("imported, new + {number}.0 - {number}.0 AS new,");
             site.write("pipelines/customer_months.sql", &replaced(&shipped("customer_months"), "imported, new,", &sum));
-            wide = applied % 2 == 1;
+            wide = number % 2 == 1;
             site.write("pipelines/mine.sql", if wide { &wider } else { MINE });
             let said = site.run("apply --data-dir data").out;
             assert!(
                 said.ends_with("rebuilt: customer_months, cohort_revenue_retention, mine; removed: none\n"),
                 "{said}"
             );
-            applied += 1;
+            applied.fetch_add(1, Relaxed);
         }
-        applied
     });
-    assert!(applied > 2, "{applied}");
+    assert!(applied.load(Relaxed) >= VERSIONS);
     read(first.lines().count() + lines.len());
     // A value that cannot be computed: the old version goes on.
     let now = site.read("pipelines/mine.sql");
