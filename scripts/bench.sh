@@ -49,5 +49,5 @@ cargo bench --locked --bench limit -- "$TRIBUTARY_TEST_KAFKA" "$topic" >&2
 step "run --once" "$tributary" run --once "${config[@]}"
 mv "$work/count" "$work/counted"
 step "start again" "$tributary" run --once "${config[@]}"
-echo "tables $(du -sm "$work/data/tables" | cut -f1) MiB, checkpoints $(du -sm "$work/data/checkpoints" | cut -f1) MiB" >&2
+echo "tables $(du -sm "$work/data/tables" | cut -f1) MiB, checkpoints $(du -sm "$work/data/engine" | cut -f1) MiB" >&2
 cargo bench --locked --bench ledger -- "$customers" "$months" >&2
