@@ -26,16 +26,6 @@ use crate::{
     stripe::types::Scope,
 };
 
-/// The terms of a bridge but `fx`, in the order in which they are added up.
-const KINDS: [MovementKind; 6] = [
-    MovementKind::Imported,
-    MovementKind::New,
-    MovementKind::Reactivation,
-    MovementKind::Expansion,
-    MovementKind::Contraction,
-    MovementKind::Churn,
-];
-
 /// What is converted: to which currency, by which rates.
 #[derive(Clone, Copy, Debug)]
 pub struct Conversion<'a> {
@@ -218,7 +208,7 @@ impl Movements {
 /// The kind of a word in `mrr_movements`.
 #[must_use]
 pub fn kind(word: &str) -> Option<MovementKind> {
-    KINDS.into_iter().find(|kind| kind.as_str() == word)
+    MovementKind::ALL.into_iter().find(|kind| kind.as_str() == word)
 }
 
 #[cfg(test)]
@@ -350,7 +340,7 @@ mod tests {
             let mut native: BTreeMap<(i32, Currency), i128> = BTreeMap::new();
             for (customer, day, currency, kind, micros) in rows {
                 let currency = code(["usd", "eur", "jpy"][usize::from(currency)]);
-                let kind = KINDS[usize::from(kind)];
+                let kind = MovementKind::ALL[usize::from(kind)];
                 bridge.add(
                     &scope(), &customer.to_string(), i64::from(day), DAY + day, currency, kind,
                     Amount::from_micros(micros.into()),

@@ -102,6 +102,10 @@ pub enum MovementKind {
 }
 
 impl MovementKind {
+    /// The terms of a bridge but `fx`, in the order in which they are added up.
+    pub const ALL: [Self; 6] =
+        [Self::Imported, Self::New, Self::Reactivation, Self::Expansion, Self::Contraction, Self::Churn];
+
     /// The code in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {

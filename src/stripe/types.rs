@@ -362,6 +362,29 @@ pub struct Price {
     pub nickname: Option<String>,
 }
 
+impl Price {
+    /// A price of which only the id is known.
+    #[must_use]
+    pub fn bare(id: PriceId) -> Self {
+        Self {
+            id,
+            product: None,
+            currency: None,
+            unit_amount: None,
+            interval: None,
+            interval_count: 1,
+            metered: false,
+            tiers_mode: None,
+            tiers: None,
+            transform_quantity: None,
+            tax_inclusive: None,
+            currency_options: BTreeMap::new(),
+            active: None,
+            nickname: None,
+        }
+    }
+}
+
 /// How the tiers of a price are applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TiersMode {

@@ -156,7 +156,7 @@ pub fn mrr_movements(batch: &RecordBatch) -> Result<Vec<Movement>, Error> {
                 occurred_at: EventTime::from_micros(occurred_at.value(row)),
                 customer_id: customer.value(row).into(),
                 currency: currency.value(row).parse().map_err(|_| bad("currency"))?,
-                kind: KINDS.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| bad("kind"))?,
+                kind: MovementKind::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| bad("kind"))?,
                 cause: Cause::parse(cause.value(row)).ok_or_else(|| bad("cause"))?,
                 causes: causes_of(&causes, row).ok_or_else(|| bad("causes"))?,
                 mrr_before: Amount::from_micros(before.value(row)),
@@ -179,15 +179,6 @@ pub fn log_clock(batch: &RecordBatch) -> Result<Vec<(Scope, EventTime, EventTime
     let times = |row| (EventTime::from_micros(first.value(row)), EventTime::from_micros(last.value(row)));
     Ok((0..batch.num_rows()).map(|row| (scope.at(row), times(row).0, times(row).1)).collect())
 }
-
-const KINDS: [MovementKind; 6] = [
-    MovementKind::Imported,
-    MovementKind::New,
-    MovementKind::Reactivation,
-    MovementKind::Expansion,
-    MovementKind::Contraction,
-    MovementKind::Churn,
-];
 
 /// The columns of a batch in the types of their contract, by name.
 struct Columns {

@@ -61,22 +61,7 @@ impl PriceFacts {
     /// What the first body says.
     pub(crate) fn of(price: &Price, telling: &Telling) -> Self {
         let mut facts = Self {
-            price: Price {
-                product: None,
-                currency: None,
-                unit_amount: None,
-                interval: None,
-                interval_count: 1,
-                metered: false,
-                tiers_mode: None,
-                tiers: None,
-                transform_quantity: None,
-                tax_inclusive: None,
-                currency_options: BTreeMap::new(),
-                active: None,
-                nickname: None,
-                id: price.id.clone(),
-            },
+            price: Price::bare(price.id.clone()),
             options: BTreeMap::new(),
             origins: [None; FACTS],
             label: Said::of(label(price, telling, &Label::default()), telling.origin),

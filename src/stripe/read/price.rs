@@ -120,31 +120,11 @@ pub(super) fn read_either(
         (Ref::Full(price), _) => price.read(unknown),
         (Ref::Id(id), Ref::Full(plan)) => {
             let plan = plan.read(unknown).filter(|plan| plan.id.as_str() == id);
-            Some(plan.unwrap_or_else(|| bare(&id)))
+            Some(plan.unwrap_or_else(|| Price::bare((&*id).into())))
         }
         (Ref::Absent, Ref::Full(plan)) => plan.read(unknown),
-        (Ref::Id(id), _) | (Ref::Absent, Ref::Id(id)) => Some(bare(&id)),
+        (Ref::Id(id), _) | (Ref::Absent, Ref::Id(id)) => Some(Price::bare((&*id).into())),
         (Ref::Absent, Ref::Absent) => None,
-    }
-}
-
-/// A price of which only the id is known.
-fn bare(id: &str) -> Price {
-    Price {
-        id: id.into(),
-        product: None,
-        currency: None,
-        unit_amount: None,
-        interval: None,
-        interval_count: 1,
-        metered: false,
-        tiers_mode: None,
-        tiers: None,
-        transform_quantity: None,
-        tax_inclusive: None,
-        currency_options: std::collections::BTreeMap::new(),
-        active: None,
-        nickname: None,
     }
 }
 
