@@ -121,6 +121,39 @@ impl Content {
             started: subscription.start_date.or(subscription.created),
         }
     }
+
+    /// A fingerprint of all of it.
+    pub(crate) fn print(&self) -> u64 {
+        let mut print = Fingerprint::new();
+        let Self { status, currency, items, discounts, trial_end, started, .. } = self;
+        print.text(status.as_str()).text(currency.as_ref().map_or("", Currency::as_str));
+        print.number(items.len() as u64);
+        for Item { id, price, quantity, discounts, inclusive_percent } in items {
+            print.text(id.as_str()).text(price.as_str());
+            match quantity {
+                Some(quantity) => quantity.print(&mut print),
+                None => {
+                    print.number(0);
+                }
+            }
+            print_ids(&mut print, discounts);
+            print.text(&inclusive_percent.as_ref().map_or_else(String::new, ToString::to_string));
+        }
+        print_ids(&mut print, discounts);
+        let flags =
+            [self.items_truncated, self.cancel_scheduled, self.fixed_term, self.collection_paused, self.payment_failed];
+        for flag in flags {
+            print.number(flag.into());
+        }
+        print.optional(trial_end.map(EventTime::micros)).optional(started.map(EventTime::micros)).finish()
+    }
+}
+
+fn print_ids(print: &mut Fingerprint, ids: &[DiscountId]) {
+    print.number(ids.len() as u64);
+    for id in ids {
+        print.text(id.as_str());
+    }
 }
 
 fn item(item: &SubscriptionItem, of_subscription: &[TaxRate]) -> Item {

@@ -12,6 +12,7 @@ use super::{
     history::{History, Inserted, Snap},
     movements::Movements,
     replay::{Context, Surroundings},
+    resting::{Calm, Repeat},
     revenue::Books,
     rows::LateEvent,
     schedules::Schedules,
@@ -149,6 +150,34 @@ impl Surroundings for Around {
 }
 
 impl CustomerState {
+    /// The subscriptions whose next snapshot changes nothing if it repeats the newest; none while anything of the
+    /// customer waits for something.
+    pub(crate) fn calm(&self) -> Vec<Calm> {
+        let plain = self.around.deleted.is_none() && self.around.is_plain();
+        let waits = self.usage.waits() || !self.schedules.is_empty();
+        if !plain || waits || self.subscriptions.iter().any(|(_, history)| !history.is_settled()) {
+            return Vec::new();
+        }
+        let histories = self.subscriptions.iter().enumerate();
+        let calm = histories.filter_map(|(place, (id, history))| {
+            let (content, newest) = history.calm()?;
+            Some(Calm::new(place, id, content, newest))
+        });
+        calm.collect()
+    }
+
+    /// Takes in what was repeated while the customer was at rest.
+    pub(crate) fn repeat(&mut self, repeat: &Repeat<'_>, cx: &mut Context<'_>) -> Result<(), Error> {
+        if let Some((_, history)) = self.subscriptions.get_mut(repeat.place as usize) {
+            history.repeat(repeat);
+        }
+        let folding = std::mem::replace(&mut cx.folding, repeat.folding);
+        cx.trigger = repeat.appended_at;
+        let settled = self.settle(cx);
+        cx.folding = folding;
+        settled
+    }
+
     /// Takes in an event. True if it has to be settled.
     pub(crate) fn hear(&mut self, arrival: Arrival<'_>, cx: &mut Context<'_>) -> bool {
         let Arrival { event, appended_at } = arrival;

@@ -14,6 +14,7 @@ use super::{
     content::{self, Content},
     entries::Slot,
     order::{Stage, Trace},
+    resting::Repeat,
     valuation::Valued,
 };
 use crate::{
@@ -46,27 +47,15 @@ impl Snap {
     /// Reads an event; `keep_before` says whether the content before it may be asked for.
     pub(crate) fn of(event: &Event, subscription: &Subscription, appended_at: EventTime, keep_before: bool) -> Self {
         let before = match event.before.as_deref() {
-            Some(Object::Subscription(before)) => Some(before),
+            Some(Object::Subscription(before)) if keep_before => Some(Arc::new(Content::of(before))),
             _ => None,
-        };
-        let stage = if event.is_creation() {
-            Stage::Created
-        } else if event.is_deletion() {
-            Stage::Deleted
-        } else {
-            Stage::Ordinary
         };
         Self {
             id: event.id.clone(),
             appended_at,
-            trace: Trace {
-                stage,
-                print: content::fingerprint(subscription),
-                before: before.map(|before| content::fingerprint(before)),
-                progress: content::progress(subscription),
-            },
+            trace: Trace::of(event, subscription),
             content: Arc::new(Content::of(subscription)),
-            before: before.filter(|_| keep_before).map(|before| Arc::new(Content::of(before))),
+            before,
         }
     }
 }
@@ -168,6 +157,38 @@ impl History {
         self.newest = if seen { self.newest.max(time) } else { time };
         self.touch(time, time);
         Inserted::New
+    }
+
+    /// Whether nothing here waits for anything, be it a time to come.
+    pub(crate) fn is_settled(&self) -> bool {
+        let mut steps = self.opening.as_deref().into_iter().chain(&self.steps);
+        self.dirty.is_none()
+            && steps.all(|step| step.after.valued.needs.is_empty())
+            && self
+                .newest_state()
+                .is_none_or(|(_, State { valued, .. })| valued.needs.is_empty() && valued.valid_until.is_none())
+    }
+
+    /// The newest content and its time, if a newer snapshot of the same content would change nothing.
+    pub(crate) fn calm(&self) -> Option<(&Content, EventTime)> {
+        let (time, state) = self.newest_state().filter(|_| !self.begins_open())?;
+        let Valued { content, ended, prints, .. } = &*state.valued;
+        let content = content.as_deref()?;
+        (!ended && prints.len() == content.items.len()).then_some((content, time.max(self.newest)))
+    }
+
+    fn newest_state(&self) -> Option<(EventTime, &State)> {
+        let of_base = || self.base.as_ref().map(|(time, state)| (*time, state));
+        self.steps.last().map(|step| (step.time, &step.after)).or_else(of_base)
+    }
+
+    /// Takes in a snapshot that repeats the newest content.
+    pub(crate) fn repeat(&mut self, repeat: &Repeat<'_>) {
+        let content = self.newest_state().and_then(|(_, state)| state.valued.content.clone());
+        let Some(content) = content else { return };
+        let Repeat { time, event_id, appended_at, ref trace, folding, .. } = *repeat;
+        let snap = Snap { id: event_id.into(), appended_at, trace: trace.clone(), content, before: None };
+        self.insert(snap, time, folding);
     }
 
     /// Asks for everything from `from` on to be worked out again, at least up to `to`.

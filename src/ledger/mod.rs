@@ -7,7 +7,8 @@
 //!
 //! State is kept per customer in 256 buckets, so that a checkpoint writes only the buckets that changed, beside one
 //! catalogue of prices, coupons and discounts. A customer whom the batch does not concern rests as the bytes that a
-//! checkpoint writes: a fifth of the memory, one place in it, and nothing to do for a checkpoint or a restore.
+//! checkpoint writes: a fifth of the memory, one place in it, and nothing to do for a checkpoint or a restore. Events
+//! that only repeat what is known are put beside these bytes unread.
 
 mod billing;
 mod bills;
@@ -27,6 +28,7 @@ mod parts;
 pub mod recognition;
 mod replay;
 pub mod reporting;
+mod resting;
 mod revenue;
 pub mod review;
 pub mod rows;
@@ -38,13 +40,17 @@ mod usage;
 mod valuation;
 mod visits;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    iter::Peekable,
+};
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
 pub use catalogue::MAX_PROMOTIONS;
 pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;
+pub use resting::MAX_REPEATS;
 pub use revenue::{MAX_INVOICES, MAX_REFUNDED_PAYMENTS, REMEMBERED_DAYS};
 pub use rows::Delta;
 pub use rules::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Rules, ScheduledCancellation};
@@ -57,8 +63,8 @@ use customer::CustomerState;
 use hash::QuickHash;
 use parts::Memo;
 use replay::Context;
+use resting::Resting;
 use rows::LedgerGap;
-use state::Resting;
 use visits::Visits;
 
 use crate::{
@@ -333,7 +339,12 @@ impl Ledger {
                 continue;
             };
             let bucket = self.buckets.of(scope, &visit.customer);
-            let mut state = bucket.open(scope, &visit.customer)?;
+            let mut arrivals = visit.arrivals.into_iter().peekable();
+            if visit.reminded.is_none()
+                && bucket.repeat(scope, &visit.customer, &mut arrivals, self.folding, &mut self.scratch)?
+            {
+                continue;
+            }
             let mut cx = Context {
                 scope,
                 customer: &visit.customer,
@@ -345,11 +356,12 @@ impl Ledger {
                 trigger: EventTime::MIN,
                 folding: self.folding,
             };
+            let mut state = bucket.open(scope, &visit.customer, &mut cx)?;
             let mut trigger = visit.reminded;
             if let Some(needs) = revised.get(scope).filter(|_| trigger.is_some()) {
                 state.touch_users(needs);
             }
-            for arrival in visit.arrivals {
+            for arrival in arrivals {
                 if state.hear(arrival, &mut cx) {
                     trigger = trigger.max(Some(arrival.appended_at));
                 }
@@ -401,9 +413,37 @@ impl Buckets {
 }
 
 impl Bucket {
-    fn open(&self, scope: &Scope, customer: &CustomerId) -> Result<CustomerState, Error> {
+    /// Takes in the arrivals, up to the first that does more than repeat what is known. True if none is left.
+    fn repeat<'a>(
+        &mut self,
+        scope: &Scope,
+        customer: &CustomerId,
+        arrivals: &mut Peekable<impl Iterator<Item = Arrival<'a>>>,
+        folding: bool,
+        scratch: &mut Vec<u8>,
+    ) -> Result<bool, Error> {
+        let Some(resting) = self.customers.get_mut(scope).and_then(|customers| customers.get_mut(customer)) else {
+            return Ok(false);
+        };
+        while let Some(arrival) = arrivals.peek() {
+            if !resting.repeat(*arrival, folding, scratch)? {
+                return Ok(false);
+            }
+            self.dirty = true;
+            arrivals.next();
+        }
+        Ok(true)
+    }
+
+    /// A customer's state, with what was repeated while it was at rest.
+    fn open(&self, scope: &Scope, customer: &CustomerId, cx: &mut Context<'_>) -> Result<CustomerState, Error> {
         let resting = self.customers.get(scope).and_then(|customers| customers.get(customer));
-        resting.map_or_else(|| Ok(CustomerState::default()), Resting::open)
+        let Some(resting) = resting else { return Ok(CustomerState::default()) };
+        let mut state = resting.open()?;
+        for repeat in resting.repeats() {
+            state.repeat(&repeat?, cx)?;
+        }
+        Ok(state)
     }
 
     fn rest(

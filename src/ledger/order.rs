@@ -7,12 +7,27 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::content;
+use crate::stripe::types::{Event, Object, Subscription};
+
 /// Where in its object's life an event stands.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub(crate) enum Stage {
     Created,
     Ordinary,
     Deleted,
+}
+
+impl Stage {
+    pub(crate) fn of(event: &Event) -> Self {
+        if event.is_creation() {
+            Self::Created
+        } else if event.is_deletion() {
+            Self::Deleted
+        } else {
+            Self::Ordinary
+        }
+    }
 }
 
 /// What ordering needs of a snapshot.
@@ -23,8 +38,24 @@ pub(crate) struct Trace {
     pub(crate) print: u64,
     /// Fingerprint of the state with `previous_attributes` undone, where the event has them.
     pub(crate) before: Option<u64>,
-    /// See [`super::content::progress`].
+    /// See [`content::progress`].
     pub(crate) progress: u64,
+}
+
+impl Trace {
+    /// That of a subscription in the body of an event.
+    pub(crate) fn of(event: &Event, subscription: &Subscription) -> Self {
+        let before = match event.before.as_deref() {
+            Some(Object::Subscription(before)) => Some(content::fingerprint(before)),
+            _ => None,
+        };
+        Self {
+            stage: Stage::of(event),
+            print: content::fingerprint(subscription),
+            before,
+            progress: content::progress(subscription),
+        }
+    }
 }
 
 /// What decided the order.

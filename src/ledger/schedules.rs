@@ -119,6 +119,10 @@ impl Schedules {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Publishes what changed.
     pub(crate) fn settle(&mut self, cx: &mut Context<'_>) {
         for plan in &mut self.0 {

@@ -1,64 +1,16 @@
-//! The ledger's state as bytes: one piece per customer at rest, and for checkpoints one per bucket and one for the
-//! catalogue.
+//! The ledger's state as bytes, for checkpoints: one piece per bucket and one for the catalogue.
 //!
 //! A ledger that is restored from its pieces goes on exactly as if it had never stopped.
 
 use std::{collections::BTreeMap, fmt};
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, DeserializeOwned},
-};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{
-    Bucket, Customers, Error, Ledger, billing::Payers, catalogue::Shelf, customer::CustomerState, rules::Rules,
-};
+use super::{Bucket, Customers, Error, Ledger, billing::Payers, catalogue::Shelf, resting::Resting, rules::Rules};
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 3;
-
-/// A customer's state at rest.
-pub(crate) struct Resting(Box<[u8]>);
-
-impl Resting {
-    /// `scratch` is room to write in; nothing in it is read.
-    pub(crate) fn of(state: &CustomerState, scratch: &mut Vec<u8>) -> Result<Self, Error> {
-        scratch.clear();
-        let written = postcard::to_extend(state, std::mem::take(scratch));
-        *scratch = written.map_err(|error| corrupt("a customer", &error))?;
-        Ok(Self(scratch.as_slice().into()))
-    }
-
-    pub(crate) fn open(&self) -> Result<CustomerState, Error> {
-        postcard::from_bytes(&self.0).map_err(|error| corrupt("a customer", &error))
-    }
-}
-
-impl Serialize for Resting {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.0)
-    }
-}
-
-impl<'de> Deserialize<'de> for Resting {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Bytes;
-
-        impl de::Visitor<'_> for Bytes {
-            type Value = Resting;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("bytes")
-            }
-
-            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Resting, E> {
-                Ok(Resting(bytes.into()))
-            }
-        }
-        deserializer.deserialize_bytes(Bytes)
-    }
-}
+const FORMAT: u8 = 4;
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {
@@ -174,6 +126,6 @@ fn decode<T: DeserializeOwned>(part: &str, bytes: &[u8]) -> Result<T, Error> {
     }
 }
 
-fn corrupt(part: &str, detail: &dyn fmt::Display) -> Error {
+pub(super) fn corrupt(part: &str, detail: &dyn fmt::Display) -> Error {
     Error::Corrupt { part: part.to_owned(), detail: detail.to_string() }
 }
