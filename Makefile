@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench lint deny setup setup-test
+.PHONY: help demo test soak bench peers lint deny setup setup-test
 
 # Where rustup puts cargo; a shell that was open before does not have it.
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -19,6 +19,8 @@ DEMO_DIR := tributary-demo
 # About a million events.
 CUSTOMERS := 12650
 MONTHS := 18
+# Of the restart that `bench` times.
+SUBSCRIPTIONS := 200000
 # Of each kind of soak.
 SOAK_SECONDS := 600
 
@@ -41,8 +43,13 @@ soak: setup-test ## Random queries, facts and kills for SOAK_SECONDS=600 each; a
 	TRIBUTARY_SOAK_SECONDS=$(SOAK_SECONDS) scripts/with-kafka.sh \
 	    cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 soak
 
-bench: setup-test ## Time and memory from Kafka to the tables, of a start, and of the ledger, in release (CUSTOMERS=12650 MONTHS=18)
-	scripts/with-kafka.sh scripts/bench.sh $(CUSTOMERS) $(MONTHS)
+bench: setup-test ## Speed, freshness, memory and restart beside their aims, in release (CUSTOMERS=12650 MONTHS=18 SUBSCRIPTIONS=200000)
+	SUBSCRIPTIONS=$(SUBSCRIPTIONS) scripts/with-kafka.sh scripts/bench.sh $(CUSTOMERS) $(MONTHS)
+
+peers: setup-test ## The same two jobs in Apache Flink SQL beside ours, answers compared (CUSTOMERS=12650 MONTHS=18)
+	cargo build --release $(CARGO_FLAGS) --bin tributary
+	CUSTOMERS=$(CUSTOMERS) MONTHS=$(MONTHS) scripts/with-kafka.sh \
+	    benches/peers/run.py $${CARGO_TARGET_DIR:-target}/release/tributary
 
 lint: setup ## Formatting, clippy, shell scripts and the compose file
 	cargo fmt --check

@@ -12,6 +12,8 @@
 )]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
+mod events;
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     sync::atomic::{AtomicUsize, Ordering},
@@ -29,6 +31,8 @@ use tributary::{
     },
     time::EventTime,
 };
+
+use events::subscription;
 
 struct Counting;
 
@@ -54,8 +58,8 @@ static ALLOCATOR: Counting = Counting;
 
 /// Events of one call of the ledger, as in a backlog.
 const BATCH: usize = 20_000;
+/// 2024-01-01.
 const START: i64 = 1_704_067_200;
-const MONTH: i64 = 30 * 86_400;
 
 fn main() {
     let numbers: Vec<u32> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
@@ -70,15 +74,15 @@ fn one_by_one(customers: u32) {
     let mut ledger = Ledger::new(Rules::default());
     let before = HELD.load(Ordering::Relaxed);
     let mut rounds = Rounds::default();
-    let created = rounds.run(&mut ledger, customers, |id| subscription(id, 0, 1, 1));
+    let created = rounds.run(&mut ledger, customers, |id| subscription(id, START, 0, 1, 1));
     let mut renewed = Duration::ZERO;
     for month in 1..=12 {
-        renewed += rounds.run(&mut ledger, customers, |id| subscription(id, month, 1, 1));
+        renewed += rounds.run(&mut ledger, customers, |id| subscription(id, START, month, 1, 1));
     }
     let held = HELD.load(Ordering::Relaxed) - before;
     let mut moved = Duration::ZERO;
     for month in 13..=18 {
-        moved += rounds.run(&mut ledger, customers, |id| subscription(id, month, month - 11, month - 12));
+        moved += rounds.run(&mut ledger, customers, |id| subscription(id, START, month, month - 11, month - 12));
     }
     assert_eq!(rounds.entries, u64::from(customers) * 7, "every creation and every seat is an entry");
     let customers = f64::from(customers);
@@ -164,35 +168,4 @@ fn decode(body: &[u8]) -> Event {
 
 fn micros(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
-}
-
-/// An event of a subscription in its month `month`, with `seats`, and `before` of them until then. Its ids are as long
-/// as Stripe's.
-fn subscription(id: u32, month: i64, seats: i64, before: i64) -> String {
-    let time = START + month * MONTH;
-    let (kind, previous) = match month {
-        0 => ("created", String::new()),
-        _ if seats == before => {
-            ("updated", format!(r#","previous_attributes":{{"items":{{"data":[{}]}}}}"#, item(id, time, before)))
-        }
-        _ => (
-            "updated",
-            format!(r#","previous_attributes":{{"items":{{"data":[{}]}}}}"#, item(id, time + MONTH, before)),
-        ),
-    };
-    format!(
-        r#"{{"id":"evt_1{id:0>18}{month:0>5}","object":"event","type":"customer.subscription.{kind}","created":{time},"livemode":true,
-        "data":{{"object":{{"id":"sub_{id:0>24}","object":"subscription","customer":"cus_{id:0>14}","status":"active","currency":"usd",
-        "start_date":{START},"created":{START},"items":{{"object":"list","data":[{}],"has_more":false}}}}{previous}}}}}"#,
-        item(id, time + MONTH, seats)
-    )
-}
-
-fn item(id: u32, period_end: i64, seats: i64) -> String {
-    format!(
-        r#"{{"id":"si_{id:0>14}","object":"subscription_item","quantity":{seats},"current_period_end":{period_end},
-        "price":{{"id":"price_{:0>24}","object":"price","product":"prod_00000000000001","currency":"usd","unit_amount":2900,
-        "unit_amount_decimal":"2900","recurring":{{"interval":"month","interval_count":1,"usage_type":"licensed"}}}}}}"#,
-        id % 7
-    )
 }

@@ -3,13 +3,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts=(scripts/*.sh .ci/run)
+scripts=(scripts/*.sh benches/peers/*/*.sh .ci/run)
 for script in "${scripts[@]}"; do
     bash -n "$script"
 done
 if command -v shellcheck >/dev/null; then
     shellcheck "${scripts[@]}"
 fi
+
+for script in benches/*.py benches/peers/*.py; do
+    python3 -c 'import ast, sys; ast.parse(open(sys.argv[1]).read(), sys.argv[1])' "$script"
+done
 
 # Any values do: only the file is checked.
 export TRIBUTARY_WEBHOOK_SECRET=x TRIBUTARY_POSTGRES_PASSWORD=x TRIBUTARY_S3_PASSWORD=x

@@ -36,6 +36,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     if arguments.once {
         let progress = engine.drain().await.map_err(rim::engine_report)?;
         eprintln!("{}", said(&progress));
+        eprintln!("{}", progress.stages);
         for (name, times) in engine.unknown().into_iter().take(UNKNOWN_SHOWN) {
             eprintln!("  not known: {times} × {name}");
         }

@@ -27,6 +27,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let watermark = watermark.map_or_else(|| "none yet".to_owned(), |watermark| watermark.to_string());
     output::say(format_args!("watermark   {watermark}"))?;
     output::say(format_args!("lag         {}", lag(&config, place, &status).await))?;
+    output::say(format_args!("time        {}", status.stages))?;
     output::say(pipelines(&status))?;
     let mut failed = false;
     for pipeline in &status.pipelines {

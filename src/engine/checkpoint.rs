@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, PAUSED, PipelineStatus, State, store::Store, watermark::Watermark,
+    CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, Laps, PAUSED, PipelineStatus, Stages, State, store::Store,
+    watermark::Watermark,
 };
 use crate::{
     ledger::{BUCKETS, Ledger, Rules},
@@ -38,6 +39,9 @@ pub(super) struct EngineState {
     /// How the pipelines were, for those who look at the checkpoint.
     #[serde(default)]
     pub(super) pipelines: Vec<PipelineStatus>,
+    /// Where the time went, up to this checkpoint.
+    #[serde(default)]
+    pub(super) stages: Stages,
 }
 
 /// The name of a pipeline's state.
@@ -48,6 +52,7 @@ pub(super) fn pipeline_state(name: &str) -> String {
 impl Engine {
     /// Takes a checkpoint, if anything is new since the last one.
     pub(super) async fn checkpoint(&mut self) -> Result<(), Error> {
+        let laps = Laps::start();
         let marks = self.store.marks();
         let tables = self.store.work(&self.checkpoints).await?;
         let latest = self.checkpoints.latest();
@@ -58,17 +63,23 @@ impl Engine {
                 && manifest.fingerprints == fingerprints
                 && manifest.tables.keys().eq(tables.keys())
         }) && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
-        if idle { Ok(()) } else { self.decide(marks, tables).await }
+        if idle { Ok(()) } else { self.decide(marks, tables, laps).await }
     }
 
     /// Takes a checkpoint even if nothing is new.
     pub(super) async fn decide_checkpoint(&mut self) -> Result<(), Error> {
+        let laps = Laps::start();
         let marks = self.store.marks();
         let tables = self.store.work(&self.checkpoints).await?;
-        self.decide(marks, tables).await
+        self.decide(marks, tables, laps).await
     }
 
-    async fn decide(&mut self, marks: BTreeMap<String, u64>, tables: BTreeMap<String, TableWork>) -> Result<(), Error> {
+    async fn decide(
+        &mut self,
+        marks: BTreeMap<String, u64>,
+        tables: BTreeMap<String, TableWork>,
+        mut laps: Laps,
+    ) -> Result<(), Error> {
         let (number, fingerprints) = (self.checkpoints.next_number(), self.fingerprints());
         self.save_state().await?;
         let watermark = self.watermark_now.load(Ordering::Relaxed);
@@ -95,6 +106,7 @@ impl Engine {
         if self.progress.checkpoints.is_multiple_of(CHECKPOINTS_A_MAINTENANCE) {
             self.maintain().await?;
         }
+        self.progress.stages.checkpoint += laps.lap();
         Ok(())
     }
 
@@ -178,7 +190,8 @@ impl Engine {
             }
             self.pipelines[i].pipeline.mark_saved();
         }
-        let state = EngineState { watermark: self.watermark.clone(), pipelines: self.statuses() };
+        let state =
+            EngineState { watermark: self.watermark.clone(), pipelines: self.statuses(), stages: self.progress.stages };
         let bytes = serde_json::to_vec(&state).map_err(|e| Error::Internal(e.to_string()))?;
         self.save("engine".to_owned(), bytes.into()).await
     }

@@ -20,6 +20,7 @@ mod rebuild;
 mod recovery;
 mod requests;
 mod scoring;
+mod stages;
 mod status;
 mod store;
 mod swap;
@@ -53,6 +54,7 @@ pub use self::{
     recovery::relations,
     requests::{Answer, Files, Request, ask},
     scoring::{FEATURES, MODEL, feature_names},
+    stages::Stages,
     status::{PipelineStatus, Status, status},
     versions::{Version, diff},
 };
@@ -63,6 +65,7 @@ use self::{
     readers::{Finality, with_is_final},
     requests::Requests,
     scoring::{SCORES, Scorer},
+    stages::Laps,
     store::Store,
     watermark::Watermark,
 };
@@ -281,6 +284,8 @@ pub struct Progress {
     pub epochs: u64,
     /// Checkpoints.
     pub checkpoints: u64,
+    /// Where the time went.
+    pub stages: Stages,
 }
 
 /// Whether a pipeline follows its sources.
@@ -474,10 +479,12 @@ impl Engine {
 
     /// One epoch; how many records it read.
     async fn epoch(&mut self) -> Result<usize, Error> {
+        let mut laps = Laps::start();
         let records = self.cut().await?;
         if records.is_empty() {
             return Ok(0);
         }
+        self.progress.stages.cut += laps.lap();
         for record in &records {
             let offset = &mut self.offsets[record.partition as usize];
             *offset = (*offset).max(record.offset + 1);
@@ -489,6 +496,7 @@ impl Engine {
         self.ledger.set_folding(live);
         let (decoded, delta, rates) = tokio::task::block_in_place(|| -> Result<_, Error> {
             let decoded = decode(&records, &self.options.account, &mut self.unknown)?;
+            self.progress.stages.decode += laps.lap();
             let arrivals: Vec<Arrival<'_>> = records
                 .iter()
                 .zip(&decoded)
@@ -501,9 +509,16 @@ impl Engine {
             let delta = if all { moments::apply(&mut self.ledger, arrivals)? } else { self.ledger.apply(&arrivals)? };
             Ok((decoded, delta, rates))
         })?;
+        self.progress.stages.ledger += laps.lap();
         let mut changed = self.archive(&records, &decoded).await?;
         changed.extend(self.publish_ledger(delta, &rates).await?);
-        self.advance_pipelines(changed).await?;
+        self.progress.stages.tables += laps.lap();
+        let features = self.advance_pipelines(changed).await?;
+        self.progress.stages.pipelines += laps.lap();
+        if let Some(delta) = features {
+            self.follow_features(&delta).await?;
+            self.progress.stages.score += laps.lap();
+        }
         self.note_watermark();
         self.note_status()?;
         self.progress.records += records.len() as u64;
@@ -636,9 +651,9 @@ impl Engine {
         self.store.change(table, delta)
     }
 
-    /// Brings every pipeline that reads something that changed up to date, in dependency order, and the scores after
-    /// them. A pipeline that fails stops alone, with those that read it.
-    async fn advance_pipelines(&mut self, mut changed: BTreeMap<String, RowDelta>) -> Result<(), Error> {
+    /// Brings every pipeline that reads something that changed up to date, in dependency order; what changed in the
+    /// features. A pipeline that fails stops alone, with those that read it.
+    async fn advance_pipelines(&mut self, mut changed: BTreeMap<String, RowDelta>) -> Result<Option<RowDelta>, Error> {
         let small = self.small();
         for i in 0..self.pipelines.len() {
             let running = &mut self.pipelines[i];
@@ -666,10 +681,7 @@ impl Engine {
         if let Some(delta) = changed.get(EXPANSIONS) {
             self.pending_alerts.add(delta)?;
         }
-        if let Some(delta) = changed.get(FEATURES) {
-            self.follow_features(delta).await?;
-        }
-        Ok(())
+        Ok(changed.remove(FEATURES))
     }
 
     /// Scores the customers whose features changed.

@@ -127,7 +127,8 @@ pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Durat
         let schema = contract.as_ref().map_or_else(|_| provider.schema(), |table| Arc::clone(&table.schema));
         found.push(user_table(&name, comment, &schema, provider));
     }
-    let statuses = status::of_manifest(&data_dir.join(super::CHECKPOINT_DIR), &manifest).await?;
+    let state = status::of_manifest(&data_dir.join(super::CHECKPOINT_DIR), &manifest).await?;
+    let statuses = state.map_or_else(Vec::new, |state| state.pipelines);
     let rows = status::rows(&statuses, manifest.watermark, None)?;
     let contract = tables::get(status::STATUS)?;
     let table = Arc::new(MemTable::try_new(Arc::clone(&contract.schema), vec![vec![rows]])?);

@@ -6,7 +6,7 @@ use std::{path::Path, sync::Arc};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINT_DIR, Engine, Error, Running, State, checkpoint::EngineState, swap};
+use super::{CHECKPOINT_DIR, Engine, Error, Running, Stages, State, checkpoint::EngineState, swap};
 use crate::{
     stream::checkpoint::{self, Manifest},
     tables,
@@ -48,6 +48,8 @@ pub struct Status {
     pub manifest: Manifest,
     /// The pipelines, each after those it reads.
     pub pipelines: Vec<PipelineStatus>,
+    /// Where the time of the engine that took it went.
+    pub stages: Stages,
 }
 
 /// How a data directory is; `None` before the first checkpoint.
@@ -60,20 +62,22 @@ pub async fn status(data_dir: &Path) -> Result<Option<Status>, Error> {
     }
     let dir = data_dir.join(CHECKPOINT_DIR);
     let Some(manifest) = checkpoint::peek(&dir).await? else { return Ok(None) };
-    let pipelines = of_manifest(&dir, &manifest).await?;
-    Ok(Some(Status { running: checkpoint::is_locked(&dir)?, manifest, pipelines }))
+    let (pipelines, stages) = match of_manifest(&dir, &manifest).await? {
+        Some(state) => (state.pipelines, state.stages),
+        None => Default::default(),
+    };
+    Ok(Some(Status { running: checkpoint::is_locked(&dir)?, manifest, pipelines, stages }))
 }
 
-/// How the pipelines were when a manifest was decided. A blob of it may go while an engine runs: nothing is known then.
-pub(super) async fn of_manifest(dir: &Path, manifest: &Manifest) -> Result<Vec<PipelineStatus>, Error> {
-    let Some(blob) = manifest.state.get("engine") else { return Ok(Vec::new()) };
+/// How the engine was when a manifest was decided. A blob of it may go while an engine runs: nothing is known then.
+pub(super) async fn of_manifest(dir: &Path, manifest: &Manifest) -> Result<Option<EngineState>, Error> {
+    let Some(blob) = manifest.state.get("engine") else { return Ok(None) };
     let bytes = match checkpoint::peek_blob(dir, blob).await {
         Ok(bytes) => bytes,
-        Err(checkpoint::Error::Damaged { .. }) => return Ok(Vec::new()),
+        Err(checkpoint::Error::Damaged { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let state: EngineState = serde_json::from_slice(&bytes).map_err(|error| Error::Internal(error.to_string()))?;
-    Ok(state.pipelines)
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| Error::Internal(error.to_string()))
 }
 
 /// Rows of [`STATUS`]: every pipeline in both modes and of no account, because its state is of all of them.
