@@ -5,6 +5,7 @@ mod catalogue;
 mod changes;
 mod commands;
 mod crash;
+mod damage;
 mod explain;
 mod history;
 mod intake;
