@@ -6,6 +6,7 @@ mod changes;
 mod commands;
 mod crash;
 mod damage;
+mod disk_full;
 mod explain;
 mod history;
 mod intake;
