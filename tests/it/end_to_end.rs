@@ -23,4 +23,5 @@ mod serving;
 mod sidecar;
 pub(crate) mod sigma;
 mod support;
+mod threads;
 mod truth;

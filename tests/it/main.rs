@@ -30,6 +30,7 @@ mod model_telco;
 mod oracle;
 mod pipelines;
 mod pipelines_items;
+mod pipelines_limits;
 mod serve;
 mod serve_view;
 mod sigma_views;
