@@ -1,6 +1,7 @@
 //! The promises of the whole product, kept by the real program in real processes on a directory of their own.
 
 mod alerts;
+mod bounds;
 mod broker;
 mod catalogue;
 mod changes;
