@@ -168,6 +168,41 @@ fn an_engine_without_room_stops_with_a_reason_and_loses_nothing_at_any_moment() 
     assert_eq!(moments.len(), 3, "{moments:?}");
 }
 
+#[test]
+fn a_backup_and_a_rebuild_without_room_leave_everything_as_it_was() {
+    if !is_inside("a_backup_and_a_rebuild_without_room_leave_everything_as_it_was") {
+        return;
+    }
+    let site = Site::new();
+    let disk = Disk::mount(&site);
+    site.simulate("events.jsonl", "--customers 40 --months 3 --seed 38");
+    site.ingest("disk/data", &site.read("events.jsonl"));
+    site.run("run --once --data-dir disk/data");
+    // A rebuild gives the events in the order in which they came, by which the days of refunds can differ.
+    let answers = || {
+        let queries = SAME.iter().filter(|(table, _)| COMPARED.contains(table) && *table != "churn_features");
+        queries.map(|(_, sql)| site.query("disk/data", "csv", sql)).collect::<Vec<_>>()
+    };
+    let before = answers();
+    let commands = ["backup disk/copy --data-dir disk/data", "rebuild --data-dir disk/data"];
+
+    disk.fill(300 * 1024);
+    for command in commands {
+        let said = Said::of(site.command(command).output().unwrap());
+        assert!(said.code == 1 && said.words().to_lowercase().contains("no space left"), "{command}: {}", said.err);
+    }
+    let entries = fs::read_dir(&disk.path).unwrap();
+    let left: BTreeSet<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(left, BTreeSet::from(["ballast".to_owned(), "data".to_owned()]), "nothing takes room to no purpose");
+    assert_eq!(answers(), before);
+    disk.make_room();
+    for command in commands {
+        site.run(command);
+    }
+    assert!(!site.path("disk/data/rebuild").exists());
+    assert_eq!(answers(), before);
+}
+
 /// Posts an event; whether it was taken, and false only where the answer says to send it again.
 async fn post(url: &str, id: &str) -> bool {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
