@@ -71,6 +71,12 @@ pub async fn backup(data_dir: &Path, target: &Path, log: &log::Options, id: &str
         Err(error) => Err(error),
     };
     let removed = remove(&snapshot);
+    // What is not whole takes room, which may be what there was too little of.
+    if copied.is_err()
+        && let Err(error) = remove(&beside(target, "partial"))
+    {
+        tracing::warn!(%error, "what was copied of the backup cannot be removed");
+    }
     let copied = copied?;
     removed?;
     Ok(copied)

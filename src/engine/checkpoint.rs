@@ -103,7 +103,8 @@ impl Engine {
         self.watch.send_replace(self.progress);
         self.offer_alerts().await?;
         self.checkpoints.prune().await?;
-        if self.progress.checkpoints.is_multiple_of(CHECKPOINTS_A_MAINTENANCE) {
+        // By the number, so that engines which live shortly maintain too.
+        if number.is_multiple_of(CHECKPOINTS_A_MAINTENANCE) {
             self.maintain().await?;
         }
         self.progress.stages.checkpoint += laps.lap();

@@ -10,7 +10,8 @@ use arrow::{
     array::{Array, AsArray, RecordBatch},
     datatypes::{Decimal128Type, Int64Type},
 };
-use datafusion::{catalog::TableProvider, prelude::SessionContext};
+use datafusion::{catalog::TableProvider, common::DataFusionError, prelude::SessionContext};
+use futures::TryStreamExt;
 
 use super::{
     CHECKPOINT_DIR, Engine, Error, Options, Progress, TABLE_DIR,
@@ -25,6 +26,19 @@ use crate::{
     stream::checkpoint::{self, Manifest},
     time::Clock,
 };
+
+/// What is compared of the ledger.
+const COMPARED: [&str; 9] = [
+    "account",
+    "livemode",
+    "customer_id",
+    "subscription_id",
+    "subscription_item_id",
+    "price_id",
+    "currency",
+    "event_time",
+    "mrr_delta",
+];
 
 /// What a rebuild did.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -85,7 +99,8 @@ pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, non
     if let Some(manifest) = &manifest {
         check_log(manifest, &log.identity().await?, log.partitions().await? as usize)?;
     }
-    let old = Old::open(&data_dir.join(TABLE_DIR), &mut rebuilt.unreadable).await;
+    let mut old = Old::open(&data_dir.join(TABLE_DIR), &mut rebuilt.unreadable).await;
+    old.leave_out_unreadable(&mut rebuilt.unreadable).await;
     let archived = manifest.as_ref().map(|manifest| manifest.offsets.as_slice());
     let whole = ArchivedLog::open(log, old.archive(), archived).await?;
     rebuilt.from_archive = whole.shortened();
@@ -117,7 +132,7 @@ struct Old {
 
 impl Old {
     async fn open(root: &Path, unreadable: &mut Vec<String>) -> Self {
-        let mut read = async |name| match delta::read(root, name).await {
+        let mut read = async |name| match delta::read_whole(root, name).await {
             Ok(table) => table,
             Err(error) => {
                 unreadable.push(error.to_string());
@@ -129,6 +144,30 @@ impl Old {
             rejected: read("rejected_events").await,
             late: read("late_events").await,
             ledger: read("mrr_ledger").await,
+        }
+    }
+
+    /// Forgets tables with damaged content: nothing can be compared with them.
+    async fn leave_out_unreadable(&mut self, unreadable: &mut Vec<String>) {
+        const PLACE: [&str; 2] = ["partition", "offset"];
+        for (name, table, columns) in [
+            ("events_archive", &mut self.events, &PLACE[..]),
+            ("rejected_events", &mut self.rejected, &PLACE[..]),
+            ("late_events", &mut self.late, &["account"][..]),
+            ("mrr_ledger", &mut self.ledger, &COMPARED[..]),
+        ] {
+            let Some(provider) = table else { continue };
+            let read: Result<(), DataFusionError> = async {
+                let rows = SessionContext::new().read_table(Arc::clone(provider))?.select_columns(columns)?;
+                let mut rows = rows.execute_stream().await?;
+                while rows.try_next().await?.is_some() {}
+                Ok(())
+            }
+            .await;
+            if let Err(error) = read {
+                unreadable.push(format!("table {name}: {error}"));
+                *table = None;
+            }
         }
     }
 
@@ -194,7 +233,7 @@ async fn compare(old: &Old, new: &Old, rebuilt: &mut Rebuilt) -> Result<(), Erro
         return Ok(());
     }
     rebuilt.ledger_rows.0 = number(&context, "SELECT count(*) FROM before_ledger").await?;
-    let place = "account, livemode, customer_id, subscription_id, subscription_item_id, price_id, currency, event_time";
+    let place = COMPARED[..COMPARED.len() - 1].join(", ");
     let net = |making: &str| {
         format!(
             "SELECT {place}, SUM(mrr_delta) AS mrr FROM {making}_ledger GROUP BY {place} HAVING SUM(mrr_delta) <> 0"

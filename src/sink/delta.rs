@@ -6,7 +6,11 @@
 //! The table keeps Delta's lowest protocol, readable everywhere: no deletion vectors, no column mapping. Files and
 //! commits are on disk before this module says so.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::array::RecordBatch;
 use datafusion::catalog::TableProvider;
@@ -65,9 +69,11 @@ impl DeltaTable {
     /// Opens the table `<root>/<spec.name>`, or creates it.
     ///
     /// # Errors
-    /// [`Error::Spec`] when Delta cannot hold the columns as they are; [`Error::Mismatch`] when there is another table.
+    /// [`Error::Spec`] when Delta cannot hold the columns as they are; [`Error::Mismatch`] when there is another table;
+    /// [`Error::Damaged`] when it lacks a file.
     pub async fn open_or_create(root: &Path, spec: TableSpec) -> Result<Self, Error> {
         let table = layout::open_or_create(root, &spec).await?;
+        check_files(&table, &spec.name).await?;
         let failed = |source| storage(&spec.name, source);
         let incarnation = table.snapshot().map_err(failed)?.metadata().id().to_owned();
         let transaction = format!("tributary/{}/{incarnation}", spec.name);
@@ -376,12 +382,49 @@ impl DeltaTable {
 /// # Errors
 /// [`Error::Storage`].
 pub async fn read(root: &Path, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+    match load(root, name).await? {
+        Some(table) => layout::provider(&table).map(Some).map_err(|source| storage(name, source)),
+        None => Ok(None),
+    }
+}
+
+/// The same, if the table has all its files.
+///
+/// # Errors
+/// [`Error::Storage`]; [`Error::Damaged`] when it lacks a file.
+pub async fn read_whole(root: &Path, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+    let Some(table) = load(root, name).await? else { return Ok(None) };
+    check_files(&table, name).await?;
+    layout::provider(&table).map(Some).map_err(|source| storage(name, source))
+}
+
+async fn load(root: &Path, name: &str) -> Result<Option<deltalake::DeltaTable>, Error> {
     if !root.join(name).join("_delta_log").is_dir() {
         return Ok(None);
     }
     let mut table = layout::locate(root, name)?;
     table.load().await.map_err(|source| storage(name, source))?;
-    layout::provider(&table).map(Some).map_err(|source| storage(name, source))
+    Ok(Some(table))
+}
+
+/// Checks that every file of the snapshot is there, as long as it was written. Delta itself notices when it reads one.
+async fn check_files(table: &deltalake::DeltaTable, name: &str) -> Result<(), Error> {
+    let failed = |source| storage(name, source);
+    let active = rewrite::files(table.snapshot().map_err(failed)?);
+    if active.is_empty() {
+        return Ok(());
+    }
+    let there = table.object_store().list(None).map_ok(|found| (found.location, found.size));
+    let there: HashMap<ObjectPath, u64> = there.try_collect().await.map_err(|error| failed(error.into()))?;
+    for file in active {
+        let reason = match there.get(&file.path) {
+            Some(bytes) if *bytes == file.bytes => continue,
+            Some(_) => "has another size than when it was written",
+            None => "is missing",
+        };
+        return Err(Error::Damaged { table: name.to_owned(), file: file.path.to_string(), reason });
+    }
+    Ok(())
 }
 
 #[derive(serde::Deserialize)]

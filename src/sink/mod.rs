@@ -62,6 +62,18 @@ pub enum Error {
         /// How it shows.
         reason: String,
     },
+    /// Restore a backup, or rebuild.
+    #[error(
+        "table {table} is damaged: its file {file} {reason}; restore the data directory from a backup, or make the tables again with `tributary rebuild`"
+    )]
+    Damaged {
+        /// The table.
+        table: String,
+        /// The file, relative to the table.
+        file: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// Stop the other writer.
     #[error(
         "table {table} was changed by somebody else {attempts} times in a row; tables have one writer, stop the other one"
@@ -72,8 +84,10 @@ pub enum Error {
         /// How often it was tried.
         attempts: u32,
     },
-    /// Make room, mend permissions or the network, and start again.
-    #[error("table {table} cannot be read or written: {source}; mend the storage and start again")]
+    /// Make room, mend permissions or the network, and start again; rebuild what is damaged.
+    #[error(
+        "table {table} cannot be read or written: {source}; mend the storage and start again, or, where a file of it is damaged, make the tables again with `tributary rebuild`"
+    )]
     Storage {
         /// The table.
         table: String,

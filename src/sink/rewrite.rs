@@ -50,8 +50,8 @@ type Result<T, E = DeltaTableError> = std::result::Result<T, E>;
 #[derive(Clone)]
 pub(super) struct ActiveFile {
     view: LogicalFileView,
-    path: Path,
-    bytes: u64,
+    pub(super) path: Path,
+    pub(super) bytes: u64,
     partition: Partition,
 }
 

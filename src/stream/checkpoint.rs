@@ -89,8 +89,11 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// Use the right version of the program.
-    #[error("{name} has format {found}, this program reads format {FORMAT}; run the version that wrote it")]
+    /// Use the right version of the program, or rebuild.
+    #[error(
+        "{name} has format {found}, this program reads format {FORMAT}; run the version that wrote it, or make tables \
+         and checkpoints again with `tributary rebuild`"
+    )]
     Format {
         /// The file.
         name: String,

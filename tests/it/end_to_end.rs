@@ -1,10 +1,14 @@
 //! The promises of the whole product, kept by the real program in real processes on a directory of their own.
 
 mod alerts;
+mod bounds;
+mod broker;
 mod catalogue;
 mod changes;
 mod commands;
 mod crash;
+mod damage;
+mod disk_full;
 mod explain;
 mod history;
 mod intake;
@@ -20,4 +24,5 @@ mod serving;
 mod sidecar;
 pub(crate) mod sigma;
 mod support;
+mod threads;
 mod truth;

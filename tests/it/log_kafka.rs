@@ -1,12 +1,7 @@
 //! What only the log on Kafka promises: what the brokers refuse, remove or fail to answer is an error that says so,
 //! within bounded time.
 
-use std::{
-    env,
-    path::Path,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use rdkafka::{
     Offset, TopicPartitionList,
@@ -16,7 +11,7 @@ use rdkafka::{
 };
 use tributary::log::{self, Error, Options, kafka};
 
-use crate::log_support::{PARTITIONS, Place, SOON, admin, kafka_options, read_some, record};
+use crate::log_support::{Broker, PARTITIONS, Place, SOON, admin, kafka_options, read_some, record};
 
 fn options_of(place: &Place) -> &kafka::Options {
     match &place.options {
@@ -116,40 +111,10 @@ async fn a_topic_with_more_partitions_is_another_log() {
     assert_ne!(place.open().await.identity().await.unwrap(), identity);
 }
 
-/// A broker of this test's own, which can be stopped in the middle of a sentence.
-struct Broker {
-    state: tempfile::TempDir,
-}
-
-impl Broker {
-    fn script(&self, command: &str) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.sh");
-        let ran = Command::new(script).arg(command).env("TRIBUTARY_KAFKA_DIR", self.state.path()).output().unwrap();
-        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.state.path().join("pid")).unwrap();
-        assert!(Command::new("kill").args([signal, pid.trim()]).status().unwrap().success());
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        self.signal("-CONT");
-        self.script("stop");
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_falls_silent_is_an_error_and_its_return_is_met() {
-    if env::var("TRIBUTARY_TEST_KAFKA").is_err() {
-        println!("NOT RUN: no Kafka; run under scripts/with-kafka.sh");
-        return;
-    }
-    let broker = Broker { state: tempfile::tempdir().unwrap() };
-    let address = broker.script("start");
+    let Some(broker) = Broker::start() else { return };
+    let address = broker.address.clone();
     let log = log::open(&Options::Kafka(kafka_options(&address, "silent", true))).await.unwrap();
     let first = log.append(vec![record("one", "before")]).await.unwrap()[0];
     assert_eq!(read_some(&*log, first, 1).await[0].body, "before");

@@ -5,7 +5,11 @@
 
 use std::{
     env,
+    ffi::OsStr,
+    fs,
     io::{BufRead, BufReader, Write},
+    os::unix::ffi::OsStrExt,
+    path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -96,6 +100,69 @@ pub(crate) fn kafka_options(brokers: &str, topic: &str, create: bool) -> kafka::
 
 pub(crate) fn admin(options: &kafka::Options) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", &options.brokers).create().unwrap()
+}
+
+/// A broker of a test's own, which can be stopped in the middle of a sentence.
+pub(crate) struct Broker {
+    pub(crate) address: String,
+    state: TempDir,
+}
+
+impl Broker {
+    /// `None`, said aloud, where tests are to run without Kafka.
+    pub(crate) fn start() -> Option<Self> {
+        if env::var("TRIBUTARY_TEST_KAFKA").is_err() {
+            println!("NOT RUN: no Kafka; run under scripts/with-kafka.sh");
+            return None;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let address = Self::script(&state, "start");
+        Some(Self { address, state })
+    }
+
+    fn script(state: &TempDir, command: &str) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka.sh");
+        let ran = Command::new(script).arg(command).env("TRIBUTARY_KAFKA_DIR", state.path()).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+    }
+
+    fn pid(&self) -> String {
+        fs::read_to_string(self.state.path().join("pid")).unwrap().trim().to_owned()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.pid()]).status().unwrap().success());
+    }
+
+    /// Ends it as a power cut would; how to start it again.
+    pub(crate) fn kill(&self) -> Command {
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid())).unwrap();
+        let mut words = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(OsStr::from_bytes);
+        let log = fs::File::options().append(true).open(self.state.path().join("log")).unwrap();
+        let mut again = Command::new(words.next().unwrap());
+        again.args(words).stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log);
+        self.signal("-KILL");
+        again
+    }
+
+    /// Starts it again on what it had on disk.
+    pub(crate) fn start_again(&self, mut again: Command) {
+        let child = again.spawn().unwrap();
+        fs::write(self.state.path().join("pid"), child.id().to_string()).unwrap();
+        // Whoever is asked whether it still runs must not hear of a child that nobody waited for.
+        std::thread::spawn(move || {
+            let mut child = child;
+            child.wait()
+        });
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-CONT", &self.pid()]).status();
+        Self::script(&self.state, "stop");
+    }
 }
 
 /// Another process at work.

@@ -18,7 +18,7 @@ const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");
 const PIPELINES: [&str; 6] =
     ["churn_features", "customer_months", "expansion_events", "mrr_by_price", "mrr_daily", "cohort_revenue_retention"];
 
-const MINE: &str = "/*---\nname: mine\ndescription: d\nowner: o\nmode: upsert\ngrain: [account, livemode, kind]\n\
+pub(super) const MINE: &str = "/*---\nname: mine\ndescription: d\nowner: o\nmode: upsert\ngrain: [account, livemode, kind]\n\
     time_column: kind\ncolumns:\n  kind: { description: k }\n  n: { description: n }\n---*/\n\
     SELECT account, livemode, kind, COUNT(*) AS n FROM mrr_movements GROUP BY account, livemode, kind";
 

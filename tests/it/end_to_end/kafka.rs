@@ -40,8 +40,7 @@ async fn kafka_carries_the_same_run() {
     site.ingest("other", &first.join("\n"));
     let refused = Said::of(site.command("run --once --data-dir data").output().unwrap());
     assert_eq!(refused.code, 1, "another topic of the same name was taken for the old one: {}", refused.err);
-    // A report is wrapped to the terminal's width.
-    let words = refused.err.replace(['│', '\n'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+    let words = refused.words();
     assert!(words.contains("the event log is not the one these tables were made from"), "{words}");
     assert_equals_truth(&site, "data", "truth");
 }

@@ -7,14 +7,14 @@ use std::{
 };
 
 use super::{
-    alerts::grows,
+    alerts::{SECRET, grows},
     crash::Numbers,
     support::{Said, Site, assert_same_lines, files, within},
 };
 
 /// What one ledger says, however its events arrived. `revision` counts changes, which depend on arrival; so does which
 /// of the two events that tell of one refund is heard first, and with it the day of the refund in `churn_features`.
-const LEDGER: [(&str, &str); 9] = [
+pub(super) const LEDGER: [(&str, &str); 9] = [
     (
         "mrr_ledger",
         "SELECT subscription_item_id, price_id, currency, event_time, sum(mrr_delta) AS mrr_delta FROM mrr_ledger \
@@ -42,17 +42,21 @@ const LEDGER: [(&str, &str); 9] = [
     ("late_events", "SELECT count(*) AS late FROM late_events"),
 ];
 
+/// Alerts of any expansion, to nobody who listens; with the secret in `CS_SECRET`.
+pub(super) const ALERTS: &str = "[webhooks.cs]\nurl = \"http://127.0.0.1:9/\"\nsecret_env = \"CS_SECRET\"\n\
+    allow_private = true\n\n[alerts.any]\nmin_amount = \"1\"\nwebhooks = [\"cs\"]\n";
+
 /// What a rebuild must not change.
-const KEPT: [(&str, &str); 2] = [
+pub(super) const KEPT: [(&str, &str); 2] = [
     ("events_archive", "SELECT * FROM events_archive ORDER BY partition, \"offset\""),
     ("rejected_events", "SELECT * FROM rejected_events ORDER BY partition, \"offset\""),
 ];
 
-fn answers(site: &Site, data: &str, queries: &[(&str, &str)]) -> Vec<(String, String)> {
+pub(super) fn answers(site: &Site, data: &str, queries: &[(&str, &str)]) -> Vec<(String, String)> {
     queries.iter().map(|(table, sql)| ((*table).to_owned(), site.query(data, "csv", sql))).collect()
 }
 
-fn assert_same(left: &[(String, String)], right: &[(String, String)]) {
+pub(super) fn assert_same(left: &[(String, String)], right: &[(String, String)]) {
     for ((table, left), (_, right)) in left.iter().zip(right) {
         assert_same_lines(table, left, right);
     }
@@ -217,14 +221,10 @@ fn a_rebuild_that_was_killed_leaves_the_old_tables_or_the_new_ones() {
 #[test]
 fn a_rebuild_alerts_nobody_and_keeps_what_was_said() {
     let site = Site::new();
-    site.write(
-        "tributary.toml",
-        "[webhooks.cs]\nurl = \"http://127.0.0.1:9/\"\nsecret_env = \"CS_SECRET\"\nallow_private = true\n\n\
-         [alerts.any]\nmin_amount = \"1\"\nwebhooks = [\"cs\"]\n",
-    );
+    site.write("tributary.toml", ALERTS);
     let run = |arguments: &str| {
         let mut command: Command = site.command(arguments);
-        let said = Said::of(command.env("CS_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").output().unwrap());
+        let said = Said::of(command.env("CS_SECRET", SECRET).output().unwrap());
         assert_eq!(said.code, 0, "{}", said.err);
     };
     let outbox = || {

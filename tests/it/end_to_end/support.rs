@@ -107,6 +107,11 @@ pub(super) struct Said {
 }
 
 impl Said {
+    /// What it wrote to standard error, without the line breaks of a report, which is wrapped to the terminal's width.
+    pub(super) fn words(&self) -> String {
+        self.err.replace(['│', '\n'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     pub(super) fn of(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
@@ -116,17 +121,23 @@ impl Said {
     }
 }
 
-/// An engine that runs until it is stopped, killed or dropped.
+/// An engine, or a gateway, that runs until it is stopped, killed or dropped.
 pub(super) struct Running {
     child: Child,
     err: Arc<Mutex<String>>,
+    reader: Option<thread::JoinHandle<()>>,
 }
 
 impl Running {
     /// Starts `tributary run` on free ports.
     pub(super) fn start(site: &Site, arguments: &str, variables: &[(&str, &str)]) -> Self {
+        Self::spawn(site, &format!("run {arguments}"), variables)
+    }
+
+    /// Starts a command that goes on until it is told to end.
+    pub(super) fn spawn(site: &Site, command: &str, variables: &[(&str, &str)]) -> Self {
         let mut child = site
-            .command(&format!("run {arguments}"))
+            .command(command)
             .env("TRIBUTARY_SERVE__LISTEN", "127.0.0.1:0")
             .envs(variables.iter().copied())
             .stdout(Stdio::null())
@@ -136,12 +147,12 @@ impl Running {
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let err = Arc::new(Mutex::new(String::new()));
         let said = Arc::clone(&err);
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 said.lock().unwrap().push_str(&(line + "\n"));
             }
         });
-        Self { child, err }
+        Self { child, err, reader: Some(reader) }
     }
 
     /// What it has written to standard error so far.
@@ -159,6 +170,13 @@ impl Running {
             let rest = said.lines().find_map(|line| line.split_once(before))?.1;
             Some(rest.split_whitespace().next()?.to_owned())
         })
+    }
+
+    /// Waits until it has ended by itself.
+    pub(super) fn ended(mut self) -> Said {
+        let status = until("it to end by itself", || self.child.try_wait().unwrap());
+        self.reader.take().unwrap().join().unwrap();
+        Said { code: status.code().unwrap_or(-1), out: String::new(), err: self.said() }
     }
 
     /// Asks it to end, and waits until it has.

@@ -1,0 +1,151 @@
+//! The engine reads no faster than it writes: while a checkpoint takes its time the log waits, and not memory.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::{runtime::Runtime, sync::watch};
+use tributary::{
+    engine::{Engine, Options},
+    ledger::Rules,
+    log::{self, EventLog, NewRecord, Position, Record},
+    time::EventTime,
+};
+
+/// The longest a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A log that counts the records which were read from it.
+struct Counted {
+    log: Arc<dyn EventLog>,
+    read: AtomicU64,
+}
+
+#[async_trait]
+impl EventLog for Counted {
+    async fn identity(&self) -> Result<String, log::Error> {
+        self.log.identity().await
+    }
+
+    async fn partitions(&self) -> Result<u32, log::Error> {
+        self.log.partitions().await
+    }
+
+    async fn append(&self, records: Vec<NewRecord>) -> Result<Vec<Position>, log::Error> {
+        self.log.append(records).await
+    }
+
+    async fn read(&self, partition: u32, from: u64, max: usize, wait: Duration) -> Result<Vec<Record>, log::Error> {
+        let records = self.log.read(partition, from, max, wait).await?;
+        self.read.fetch_add(records.len() as u64, Ordering::SeqCst);
+        Ok(records)
+    }
+
+    async fn end_offsets(&self) -> Result<Vec<u64>, log::Error> {
+        self.log.end_offsets().await
+    }
+}
+
+/// Holds up who asks for the time, which the engine does while it writes a checkpoint.
+#[derive(Default)]
+struct Gate {
+    /// Whether somebody waits, and whether it is open.
+    state: Mutex<(bool, bool)>,
+    changed: Condvar,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.0 = true;
+        self.changed.notify_all();
+        drop(self.changed.wait_while(state, |(_, open)| !*open).unwrap());
+    }
+
+    fn wait_for_somebody(&self) {
+        let state = self.state.lock().unwrap();
+        let (state, waited) = self.changed.wait_timeout_while(state, PATIENCE, |(waits, _)| !*waits).unwrap();
+        drop(state);
+        assert!(!waited.timed_out(), "no checkpoint began");
+    }
+
+    fn open(&self) {
+        self.state.lock().unwrap().1 = true;
+        self.changed.notify_all();
+    }
+}
+
+fn options(data_dir: &Path) -> Options {
+    Options {
+        data_dir: data_dir.to_owned(),
+        workshop: None,
+        account: "acct_own".into(),
+        rules: Rules::default(),
+        pipelines: Vec::new(),
+        parameters: BTreeMap::new(),
+        settings: BTreeMap::new(),
+        zone: chrono_tz::UTC,
+        allowed_lateness: Duration::ZERO,
+        checkpoint_interval: Duration::ZERO,
+    }
+}
+
+fn records(count: usize) -> Vec<NewRecord> {
+    (0..count).map(|n| NewRecord { key: Bytes::from(format!("key {n}")), body: Bytes::from_static(b"{}") }).collect()
+}
+
+#[test]
+fn nothing_is_read_while_a_checkpoint_is_being_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = Runtime::new().unwrap();
+    let place = log::Options::Embedded { dir: dir.path().join("log"), partitions: 2 };
+    let log = runtime.block_on(log::open(&place)).unwrap();
+    runtime.block_on(log.append(records(10))).unwrap();
+    let counted = Arc::new(Counted { log: Arc::clone(&log), read: AtomicU64::new(0) });
+
+    let gate = Arc::new(Gate::default());
+    let (stop, stopped) = watch::channel(false);
+    let (tell, told) = mpsc::channel();
+    let engine = {
+        let (gate, counted, options) = (Arc::clone(&gate), Arc::clone(&counted), options(dir.path()));
+        thread::spawn(move || {
+            let clock = Arc::new(move || {
+                gate.pass();
+                EventTime::from_seconds(1_790_000_000)
+            });
+            Runtime::new().unwrap().block_on(async {
+                let mut engine = Engine::open(options, counted, None, clock, "nonce".to_owned()).await.unwrap();
+                tell.send(engine.progress()).unwrap();
+                engine.run(stopped).await.unwrap();
+            });
+        })
+    };
+    let progress = told.recv().unwrap();
+    gate.wait_for_somebody();
+    let read = counted.read.load(Ordering::SeqCst);
+    assert_eq!(read, 10);
+    runtime.block_on(log.append(records(1_000))).unwrap();
+    // Twenty times as long as the engine ever waits before it looks again.
+    thread::sleep(Duration::from_millis(20 * 25));
+    assert_eq!(counted.read.load(Ordering::SeqCst), read);
+
+    gate.open();
+    let began = Instant::now();
+    while progress.borrow().records < 1_010 {
+        assert!(began.elapsed() < PATIENCE, "{:?}", *progress.borrow());
+        thread::sleep(Duration::from_millis(10));
+    }
+    stop.send_replace(true);
+    engine.join().unwrap();
+    assert_eq!(counted.read.load(Ordering::SeqCst), 1_010);
+}
