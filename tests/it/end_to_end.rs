@@ -3,6 +3,7 @@
 mod alerts;
 mod catalogue;
 mod changes;
+mod closing;
 mod commands;
 mod crash;
 mod explain;
@@ -15,6 +16,7 @@ mod operating;
 mod pipelines;
 mod rebuild;
 mod revenue;
+mod scheduled;
 mod scores;
 mod serving;
 mod sidecar;
