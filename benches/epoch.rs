@@ -25,6 +25,7 @@ use arrow::{
 use tributary::{
     stream::{
         Relation,
+        epoch::EpochEnd,
         file::PipelineFile,
         pipeline::{Pipeline, RowDelta},
     },
@@ -108,9 +109,9 @@ async fn epoch(class: &str, sql: &str, keys: usize) -> Duration {
 /// The time of one epoch, and how many rows came out of it.
 async fn advance(pipeline: &mut Pipeline, delta: RowDelta) -> (Duration, usize) {
     let deltas = BTreeMap::from([("facts".to_owned(), delta)]);
-    let small = BTreeMap::new();
+    let end = EpochEnd::default();
     let began = Instant::now();
-    let changed = pipeline.advance(&deltas, &small).await.unwrap();
+    let changed = pipeline.advance(&deltas, &end).await.unwrap();
     (began.elapsed(), changed.added.num_rows())
 }
 

@@ -78,6 +78,9 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         output::print(&found.rows.schema(), std::slice::from_ref(&found.rows), output)?;
     }
     eprintln!("{name}: {} rows from {from} to {to}; {} epochs changed it", found.rows.num_rows(), found.epochs.len());
+    if found.late_changes > 0 {
+        eprintln!("{} changes came after their windows had closed", found.late_changes);
+    }
     if found.differing > 0 {
         eprintln!("{} rows are not what the SQL says in batch: please report this", found.differing);
         return Ok(Outcome::Findings);

@@ -1,6 +1,6 @@
 //! `tributary check` and `tributary explain`
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use clap::Args;
@@ -9,8 +9,8 @@ use miette::IntoDiagnostic;
 use super::{Outcome, Place, output, pipelines, query, rim};
 use crate::{
     config::Config,
-    engine,
-    stream::{graph::plan_all, pipeline::Pipeline},
+    engine::{self, PipelineStatus},
+    stream::{file::Schedule, graph::plan_all, pipeline::Pipeline},
 };
 
 #[derive(Args)]
@@ -54,23 +54,67 @@ pub(super) async fn explain(arguments: ExplainArguments) -> miette::Result<Outco
         let names: Vec<_> = planned.iter().map(Pipeline::name).collect();
         miette::bail!(help = format!("there are: {}", names.join(", ")), "there is no pipeline `{}`", arguments.name);
     };
-    let metadata = &pipeline.file().metadata;
-    let explanation = pipeline.explain();
-    let group_by = if explanation.group_by.is_empty() { "—".to_owned() } else { explanation.group_by.join(", ") };
-    let rows: BTreeMap<u8, (&str, String)> = BTreeMap::from([
-        (0, ("pipeline", format!("{} — {}", metadata.name, metadata.description))),
-        (1, ("owner", metadata.owner.clone())),
-        (2, ("class", explanation.class.to_owned())),
-        (3, ("reads", explanation.sources.join(", "))),
-        (4, ("key", explanation.key.join(", "))),
-        (5, (if explanation.class == "keyed" { "keeps rows by" } else { "groups by" }, group_by)),
-        (6, ("an epoch recomputes", explanation.recomputes)),
-        (7, ("fingerprint", pipeline.fingerprint().to_owned())),
-    ]);
-    for (label, text) in rows.values() {
+    for (label, text) in explained(pipeline) {
+        output::say(format_args!("{label:<20} {text}"))?;
+    }
+    let status = engine::status(&arguments.place.data_dir).await.map_err(rim::engine_report)?;
+    let kept = status.into_iter().flat_map(|status| status.pipelines).find(|status| status.name == arguments.name);
+    for (label, text) in kept.iter().flat_map(cost) {
         output::say(format_args!("{label:<20} {text}"))?;
     }
     Ok(Outcome::Done)
+}
+
+/// What the file says.
+fn explained(pipeline: &Pipeline) -> Vec<(&'static str, String)> {
+    let metadata = &pipeline.file().metadata;
+    let explanation = pipeline.explain();
+    let or_none = |texts: &[String], separator| match texts {
+        [] => "—".to_owned(),
+        texts => texts.join(separator),
+    };
+    let emits = match explanation.on_close {
+        None if metadata.schedule.is_some() => "with every run that changes them",
+        None => "with every epoch that changes them",
+        Some(_) => "once, when the watermark has passed their window_end",
+    };
+    vec![
+        ("pipeline", format!("{} — {}", metadata.name, metadata.description)),
+        ("owner", metadata.owner.clone()),
+        ("class", explanation.class.to_owned()),
+        ("reads", explanation.sources.join(", ")),
+        ("key", explanation.key.join(", ")),
+        ("windows", or_none(&explanation.windows, "; ")),
+        (
+            if explanation.class == "keyed" { "keeps rows by" } else { "groups by" },
+            or_none(&explanation.group_by, ", "),
+        ),
+        ("an epoch recomputes", explanation.recomputes),
+        ("schedule", metadata.schedule.map_or("—", Schedule::as_str).to_owned()),
+        ("emits rows", emits.to_owned()),
+        ("fingerprint", pipeline.fingerprint().to_owned()),
+    ]
+}
+
+/// What an engine has kept and spent on it, as of the newest checkpoint.
+fn cost(status: &PipelineStatus) -> Vec<(&'static str, String)> {
+    let millis = |micros: u64| format!("{}.{} ms", micros / 1_000, micros % 1_000 / 100);
+    let of = |error: &String| format!("{}: {error}", status.state);
+    let mean = status.epochs_micros.checked_div(status.epochs).unwrap_or_default();
+    let epochs =
+        format!("{}: the last {}, {} on average", status.epochs, millis(status.last_epoch_micros), millis(mean));
+    let mut lines = vec![
+        ("is", status.error.as_ref().map_or_else(|| status.state.clone(), of)),
+        ("keeps", format!("{} rows, {} bytes", status.state_rows, status.state_bytes)),
+        ("epochs", epochs),
+    ];
+    if let Some(at) = status.last_run_at {
+        lines.push(("ran last", format!("as of {at}")));
+    }
+    if let (Some(held), Some(late)) = (status.held_rows, status.late_changes) {
+        lines.push(("open windows", format!("{held} rows wait, {late} changes came too late")));
+    }
+    lines
 }
 
 /// All pipelines, planned over the engine's relations.

@@ -31,6 +31,13 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     output::say(pipelines(&status))?;
     let mut failed = false;
     for pipeline in &status.pipelines {
+        if let Some(at) = pipeline.last_run_at {
+            output::say(format_args!("{}: ran last as of {at}", pipeline.name))?;
+        }
+        if let (Some(held), Some(late)) = (pipeline.held_rows, pipeline.late_changes) {
+            let name = &pipeline.name;
+            output::say(format_args!("{name}: {held} rows wait for their windows, {late} changes came too late"))?;
+        }
         if let Some(error) = &pipeline.error {
             failed = true;
             output::say(format_args!("{}: {error}", pipeline.name))?;
@@ -68,6 +75,7 @@ fn pipelines(status: &Status) -> comfy_table::Table {
         "state",
         "class",
         "groups",
+        "state rows",
         "state bytes",
         "epochs",
         "last, ms",
@@ -80,6 +88,7 @@ fn pipelines(status: &Status) -> comfy_table::Table {
             pipeline.state.clone(),
             pipeline.class.clone(),
             pipeline.groups.to_string(),
+            pipeline.state_rows.to_string(),
             pipeline.state_bytes.to_string(),
             pipeline.epochs.to_string(),
             millis(pipeline.last_epoch_micros),

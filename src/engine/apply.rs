@@ -10,7 +10,7 @@ use std::{
 };
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use datafusion::{catalog::TableProvider, prelude::SessionContext};
+use datafusion::{catalog::TableProvider, datasource::MemTable, prelude::SessionContext};
 use tokio::task::JoinHandle;
 
 use super::{
@@ -20,6 +20,8 @@ use super::{
     recovery::{conform, definition, relations},
 };
 use crate::stream::{
+    Tables,
+    epoch::EpochEnd,
     graph::plan_all,
     maintained::{Content, Failed, Maintained},
     pipeline::{Pipeline, RowDelta, difference},
@@ -40,19 +42,20 @@ pub(super) struct Coming {
     built: BTreeSet<String>,
     reads: BTreeSet<String>,
     task: JoinHandle<Result<Maintained, Error>>,
-    /// The epochs since it began: what changed of what is read, and the small relations.
-    waiting: Vec<(BTreeMap<String, RowDelta>, BTreeMap<String, RecordBatch>)>,
+    /// The epochs since it began: what changed of what is read, and how they ended.
+    waiting: Vec<(BTreeMap<String, RowDelta>, EpochEnd)>,
     waiting_rows: usize,
 }
 
 impl Coming {
     /// Takes note of an epoch.
-    pub(super) fn note(&mut self, changed: &BTreeMap<String, RowDelta>, small: &BTreeMap<String, RecordBatch>) {
+    pub(super) fn note(&mut self, changed: &BTreeMap<String, RowDelta>, end: &EpochEnd) {
         let of_interest = changed.iter().filter(|(name, _)| self.reads.contains(*name) && !self.built.contains(*name));
         let changed: BTreeMap<String, RowDelta> = of_interest.map(|(name, d)| (name.clone(), d.clone())).collect();
-        if !changed.is_empty() {
+        let closes = self.waiting.last().is_none_or(|(_, last)| last.complete != end.complete);
+        if closes || !changed.is_empty() {
             self.waiting_rows += changed.values().map(|d| d.removed.num_rows() + d.added.num_rows()).sum::<usize>();
-            self.waiting.push((changed, small.clone()));
+            self.waiting.push((changed, end.clone()));
         }
     }
 
@@ -175,7 +178,7 @@ impl Engine {
             return Ok(self.unknown_pipeline(name));
         };
         running.state = State::Paused;
-        self.saved_state.remove(&pipeline_state(name));
+        self.saved_state.retain(|state, _| !pipeline_state(name).contains(state));
         self.note_status()?;
         self.checkpoint().await?;
         Ok(Answer::done(format!("{name} is paused: its table stands still until `tributary resume {name}`")))
@@ -233,15 +236,15 @@ impl Engine {
         // From here on the tables on disk have everything, and later changes are noted.
         self.checkpoint().await?;
         let reads: BTreeSet<String> = fresh.iter().flat_map(|pipeline| pipeline.sources().iter().cloned()).collect();
-        let small = self.small();
+        let end = self.end();
         let mut sources = Vec::new();
-        for name in reads.iter().filter(|name| !built.contains(*name) && !small.contains_key(*name)) {
+        for name in reads.iter().filter(|name| !built.contains(*name) && !end.small.contains_key(*name)) {
             let table = self.store.delta.get(name).zip(self.store.get(name));
             let (delta, stored) = table.ok_or_else(|| Error::Internal(format!("there is no table {name}")))?;
             sources.push((name.clone(), delta.provider(), Arc::clone(stored.schema())));
         }
         tracing::info!(pipelines = ?built, "building in the background");
-        let task = tokio::spawn(from_tables(fresh, sources, small));
+        let task = tokio::spawn(from_tables(fresh, sources, end));
         let waiting = Vec::new();
         self.coming = Some(Coming { id, version, order, built, reads, task, waiting, waiting_rows: 0 });
         Ok(None)
@@ -259,8 +262,9 @@ impl Engine {
                 return Ok(Answer::refused(format!("nothing was changed; this is a bug in Tributary: {error}")));
             }
         };
-        for (mut changed, small) in waiting {
-            if let Err(failed) = maintained.advance(&mut changed, &small).await {
+        for (mut changed, end) in waiting {
+            // What is due on its schedule is run in the first epoch in its place.
+            if let Err(failed) = maintained.advance(&mut changed, &end, &Tables::new()).await {
                 return Ok(Answer::refused(format!("nothing was changed: {failed}")));
             }
         }
@@ -300,7 +304,7 @@ impl Engine {
         let gone: Vec<String> = running.into_keys().collect();
         for name in &gone {
             self.store.remove(name);
-            self.saved_state.remove(&pipeline_state(name));
+            self.saved_state.retain(|state, _| !pipeline_state(name).contains(state));
         }
         self.options.pipelines = version.pipelines;
         self.options.parameters = version.parameters;
@@ -356,17 +360,27 @@ impl Engine {
 async fn from_tables(
     fresh: Vec<Pipeline>,
     sources: Vec<(String, Arc<dyn TableProvider>, SchemaRef)>,
-    small: BTreeMap<String, RecordBatch>,
+    end: EpochEnd,
 ) -> Result<Maintained, Error> {
     let whole = |added: RecordBatch| RowDelta { removed: RecordBatch::new_empty(added.schema()), added };
+    let mut tables = Tables::new();
+    for (name, rows) in &end.small {
+        let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]])?;
+        tables.insert(name.clone(), Arc::new(table));
+    }
     let mut changed: BTreeMap<String, RowDelta> =
-        small.iter().map(|(name, rows)| (name.clone(), whole(rows.clone()))).collect();
+        end.small.iter().map(|(name, rows)| (name.clone(), whole(rows.clone()))).collect();
+    let maintained_reads: BTreeSet<String> =
+        fresh.iter().filter(|p| !p.is_snapshot()).flat_map(|p| p.sources().iter().cloned()).collect();
     for (name, provider, schema) in sources {
-        let rows = collect_one(SessionContext::new().read_table(provider)?).await?;
-        changed.insert(name, whole(conform(&rows, &schema)?));
+        tables.insert(name.clone(), Arc::clone(&provider));
+        if maintained_reads.contains(&name) {
+            let rows = collect_one(SessionContext::new().read_table(provider)?).await?;
+            changed.insert(name, whole(conform(&rows, &schema)?));
+        }
     }
     let mut maintained = Maintained::new(fresh).map_err(|error| Error::Internal(error.to_string()))?;
-    let advanced = maintained.advance(&mut changed, &small).await;
+    let advanced = maintained.advance(&mut changed, &end, &tables).await;
     advanced.map_err(|Failed { name, source }| Error::PipelineFailed { name, source })?;
     Ok(maintained)
 }

@@ -19,19 +19,22 @@ use chrono_tz::Tz;
 use datafusion::{catalog::TableProvider, datasource::MemTable, prelude::SessionContext};
 
 use super::{
-    CLOCK, Error, Question, collect_one,
+    CHECKPOINT_DIR, CLOCK, Error, Question, collect_one,
     history::{ARCHIVE, DAYS, HAPPENED, KNOWN, LEDGER, MOVEMENTS, history_tables},
     recovery::{conform, relations},
+    watermark::{MAX_SKEW_MICROS, complete},
 };
 use crate::{
     ledger::{Rules, review, rows::LedgerEntry},
     stream::{
-        batch,
+        Tables, batch,
         calendar::{first_instant, local_day},
+        checkpoint, closed_between,
+        epoch::{Completeness, EpochEnd},
         file::PipelineFile,
         graph::{plan_all, upstream},
         maintained::{Content, Maintained},
-        pipeline::{RowDelta, difference},
+        pipeline::{Pipeline, RowDelta, difference},
     },
     stripe::types::Scope,
     tables::{self, read, rows},
@@ -54,7 +57,10 @@ pub struct Backtested {
     pub rows: RecordBatch,
     /// For each epoch in the range that changed something: its day since 1970, rows that went, rows that came.
     pub epochs: Vec<(i32, usize, usize)>,
-    /// Rows in which the maintained table and batch differ: 0, or the operators are wrong.
+    /// Changes that came after their windows had closed, of all pipelines that ran.
+    pub late_changes: u64,
+    /// Rows in which the maintained table and batch differ, less those of windows that were open and what came late:
+    /// 0, or the operators are wrong.
     pub differing: usize,
 }
 
@@ -72,6 +78,7 @@ pub async fn backtest(
 ) -> Result<Option<Backtested>, Error> {
     let (zone, rules, settings) = (question.zone, question.rules.clone(), question.settings.clone());
     let (files, parameters) = (question.pipelines.clone(), question.parameters.clone());
+    let lateness = super::micros(question.allowed_lateness);
     let planned = plan_all(upstream(&files, name), &relations()?, &parameters, &settings).await?;
     if planned.iter().all(|pipeline| pipeline.name() != name) {
         return Err(Error::NoPipeline(name.to_owned()));
@@ -86,11 +93,16 @@ pub async fn backtest(
     let tables: BTreeMap<String, Arc<dyn TableProvider>> =
         tables.into_iter().map(|table| (table.name, table.provider)).collect();
     let range = Range { from, to, zone, by };
-    let mut replay = Replay { maintained, past: Past::of(&tables, &reads, range, rules).await?, range };
+    let manifest = checkpoint::peek(&data_dir.join(CHECKPOINT_DIR)).await?;
+    let watermark = manifest.and_then(|manifest| manifest.watermark).map_or(i64::MIN, EventTime::micros);
+    let timed = reads.contains(CLOCK) || maintained.pipelines().iter().any(Pipeline::follows_time);
+    let past = Past::of(&tables, &reads, timed, range, rules).await?;
+    let mut replay = Replay { maintained, past, range, watermark, lateness, complete: Completeness::default() };
     let epochs = replay.run(name).await?;
     let differing = replay.against_batch(&parameters, &settings).await?;
+    let late_changes = replay.late_changes();
     let rows = in_range(replay.table(name)?, replay.file(name)?, range)?;
-    Ok(Some(Backtested { rows, epochs, differing }))
+    Ok(Some(Backtested { rows, epochs, late_changes, differing }))
 }
 
 #[derive(Clone, Copy)]
@@ -131,6 +143,7 @@ impl Past {
     async fn of(
         tables: &BTreeMap<String, Arc<dyn TableProvider>>,
         reads: &BTreeSet<String>,
+        timed: bool,
         range: Range,
         rules: Rules,
     ) -> Result<Self, Error> {
@@ -152,7 +165,7 @@ impl Past {
             },
             seen: None,
         };
-        if known && reads.contains(CLOCK) {
+        if known && timed {
             past.seen = content(ARCHIVE).await?.map(|rows| arrivals(&rows)).transpose()?;
         }
         for name in reads {
@@ -204,6 +217,35 @@ impl Past {
         spans.into_iter().map(|(scope, (first, last))| (scope.clone(), first, last)).collect()
     }
 
+    /// The relations as they were at the end of an epoch.
+    fn tables(&self, epoch: i32) -> Result<Tables, Error> {
+        let times = self.clock(epoch);
+        let mut tables = Tables::new();
+        for (name, schema) in &self.schemas {
+            let rows = match (self.rows.get(name), name.as_str()) {
+                (_, CLOCK) => vec![rows::log_clock(&times)?],
+                (Some(by_epoch), _) => by_epoch.range(..=epoch).map(|(_, rows)| rows.clone()).collect(),
+                (None, MOVEMENTS) => self.movements(epoch, &times)?.into_iter().collect(),
+                (None, _) => Vec::new(),
+            };
+            tables.insert(name.clone(), memory(rows, Arc::clone(schema))?);
+        }
+        Ok(tables)
+    }
+
+    /// The newest event at the end of an epoch, its time bounded by when it was appended where that is known.
+    fn newest(&self, epoch: i32, clock: &[(Scope, EventTime, EventTime)]) -> i64 {
+        let end = self.range.end(epoch);
+        let newest = match &self.seen {
+            None => clock.iter().map(|(_, _, last)| last.micros()).max(),
+            Some(seen) => {
+                let known = seen.iter().take_while(|(known_at, _, _)| *known_at <= end);
+                known.map(|(at, _, created)| created.micros().min(at.micros().saturating_add(MAX_SKEW_MICROS))).max()
+            }
+        };
+        newest.unwrap_or(i64::MIN)
+    }
+
     /// The movements as they were known at the end of an epoch.
     fn movements(&self, epoch: i32, clock: &[(Scope, EventTime, EventTime)]) -> Result<Option<RecordBatch>, Error> {
         let Some(entries) = &self.entries else { return Ok(None) };
@@ -219,9 +261,30 @@ struct Replay {
     maintained: Maintained,
     past: Past,
     range: Range,
+    /// That of the newest checkpoint: no window closes that is open there.
+    watermark: i64,
+    /// How long late events are waited for, in microseconds.
+    lateness: i64,
+    complete: Completeness,
 }
 
 impl Replay {
+    /// Lets windows close by what the log's clock says at the end of an epoch.
+    fn close(&mut self, epoch: i32, clock: &[(Scope, EventTime, EventTime)]) {
+        let newest = self.past.newest(epoch, clock);
+        let watermark = newest.saturating_sub(self.lateness).min(self.watermark);
+        for (scope, _, last) in clock {
+            let complete = complete(watermark, last.micros(), self.lateness);
+            self.complete.advance(scope.account.as_str(), scope.livemode, complete);
+        }
+    }
+
+    /// Changes of all pipelines whose windows had closed.
+    fn late_changes(&self) -> u64 {
+        let explained = self.maintained.pipelines().iter().filter_map(|pipeline| pipeline.explain().on_close);
+        explained.map(|on_close| on_close.late_changes).sum()
+    }
+
     /// Every epoch; those in the range with what they changed of `name`.
     async fn run(&mut self, name: &str) -> Result<Vec<(i32, usize, usize)>, Error> {
         let schema = |name: &str| tables::get(name).map(|table| Arc::clone(&table.schema));
@@ -252,8 +315,13 @@ impl Replay {
                 movements = netted;
             }
             clock = now;
+            self.close(epoch, &times);
             let small = BTreeMap::from([(CLOCK.to_owned(), clock.clone())]);
-            let advanced = self.maintained.advance(&mut changed, &small).await;
+            let newest = self.past.newest(epoch, &times).min(self.watermark.saturating_add(self.lateness));
+            let end = EpochEnd { small, complete: self.complete.clone(), clock: Some((newest, self.range.zone)) };
+            let any_snapshot = self.maintained.pipelines().iter().any(Pipeline::is_snapshot);
+            let tables = if any_snapshot { self.past.tables(epoch)? } else { Tables::new() };
+            let advanced = self.maintained.advance(&mut changed, &end, &tables).await;
             advanced.map_err(|failed| Error::PipelineFailed { name: failed.name, source: failed.source })?;
             if let Some(delta) = changed.get(name).filter(|_| epoch >= self.range.from) {
                 found.push((epoch, delta.removed.num_rows(), delta.added.num_rows()));
@@ -269,30 +337,28 @@ impl Replay {
         settings: &BTreeMap<String, String>,
     ) -> Result<usize, Error> {
         let last = self.past.epochs().last().copied().unwrap_or(self.range.from);
-        let memory = |rows: Vec<RecordBatch>, schema: SchemaRef| -> Result<Arc<dyn TableProvider>, Error> {
-            Ok(Arc::new(MemTable::try_new(schema, vec![rows])?))
-        };
-        let mut sources = BTreeMap::new();
-        for (name, schema) in &self.past.schemas {
-            let times = self.past.clock(last);
-            let rows = match (self.past.rows.get(name), name.as_str()) {
-                (_, CLOCK) => vec![rows::log_clock(&times)?],
-                (Some(by_epoch), _) => by_epoch.range(..=self.range.to).map(|(_, rows)| rows.clone()).collect(),
-                (None, MOVEMENTS) => self.past.movements(last, &times)?.into_iter().collect(),
-                (None, _) => Vec::new(),
-            };
-            sources.insert(name.clone(), memory(rows, Arc::clone(schema))?);
-        }
+        let mut sources = self.past.tables(last)?;
         let none = BTreeMap::new();
         let mut differing = 0;
         for pipeline in self.maintained.pipelines() {
             let name = pipeline.name();
             let given = pipeline.file().parameters(parameters.get(name).unwrap_or(&none), settings)?;
-            let expected = batch::run(pipeline.file(), given, pipeline.schema(), &sources).await?;
+            let failed = |source| Error::PipelineFailed { name: name.to_owned(), source };
+            if pipeline.is_snapshot() {
+                // It is batch itself, and stands still between two runs.
+                sources.insert(name.to_owned(), memory(vec![self.table(name)?], Arc::clone(pipeline.schema()))?);
+                continue;
+            }
+            let expected = batch::run(pipeline.file(), given, None, pipeline.schema(), &sources).await;
+            let mut expected = expected.map_err(failed)?;
+            let on_close = pipeline.explain().on_close;
+            if on_close.is_some() {
+                expected = closed_between(&expected, &Completeness::default(), &self.complete).map_err(failed)?;
+            }
             let actual = self.table(name)?;
-            let delta = difference(&actual, &expected, pipeline.key(), name);
-            let delta = delta.map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })?;
-            differing += delta.removed.num_rows().max(delta.added.num_rows());
+            let delta = difference(&actual, &expected, pipeline.key(), name).map_err(failed)?;
+            let late = on_close.map_or(0, |on_close| usize::try_from(on_close.late_changes).unwrap_or(usize::MAX));
+            differing += delta.removed.num_rows().max(delta.added.num_rows()).saturating_sub(late);
             sources.insert(name.to_owned(), memory(vec![actual], Arc::clone(pipeline.schema()))?);
         }
         Ok(differing)
@@ -308,6 +374,10 @@ impl Replay {
         let pipeline = self.maintained.pipelines().iter().find(|pipeline| pipeline.name() == name);
         Ok(pipeline.ok_or_else(|| Error::NoPipeline(name.to_owned()))?.file())
     }
+}
+
+fn memory(rows: Vec<RecordBatch>, schema: SchemaRef) -> Result<Arc<dyn TableProvider>, Error> {
+    Ok(Arc::new(MemTable::try_new(schema, vec![rows])?))
 }
 
 /// The day of every row in a column of dates or instants.

@@ -23,7 +23,7 @@ use crate::{
     sink::{apply, commits},
     stream::{
         checkpoint::{BlobRef, Checkpoints, Manifest, TableWork},
-        pipeline::Pipeline,
+        pipeline::{Pipeline, Saved},
     },
     stripe::ids::AccountId,
     time::EventTime,
@@ -36,6 +36,9 @@ const BUCKETS_A_FILE: usize = 16;
 #[derive(Serialize, Deserialize)]
 pub(super) struct EngineState {
     pub(super) watermark: Watermark,
+    /// Account, mode and the instant up to which its windows have closed, in microseconds since 1970.
+    #[serde(default)]
+    pub(super) complete: Vec<(String, bool, i64)>,
     /// How the pipelines were, for those who look at the checkpoint.
     #[serde(default)]
     pub(super) pipelines: Vec<PipelineStatus>,
@@ -44,9 +47,9 @@ pub(super) struct EngineState {
     pub(super) stages: Stages,
 }
 
-/// The name of a pipeline's state.
-pub(super) fn pipeline_state(name: &str) -> String {
-    format!("pipeline-{name}")
+/// The names of a pipeline's state: that of its class, and the rows that it holds until their windows close.
+pub(super) fn pipeline_state(name: &str) -> [String; 2] {
+    [format!("pipeline-{name}"), format!("held-{name}")]
 }
 
 impl Engine {
@@ -185,14 +188,19 @@ impl Engine {
                 continue;
             }
             let pipeline = &self.pipelines[i].pipeline;
-            if let Some(state) = pipeline.save().map_err(|error| failed(pipeline, error))? {
-                let name = pipeline_state(pipeline.name());
-                self.save(name, to_ipc(&state)?).await?;
+            let names = pipeline_state(pipeline.name());
+            let Saved { state, held } = pipeline.save().map_err(|error| failed(pipeline, error))?;
+            for (name, rows) in names.into_iter().zip([state, held]) {
+                if let Some(rows) = rows {
+                    self.save(name, to_ipc(&rows)?).await?;
+                }
             }
             self.pipelines[i].pipeline.mark_saved();
         }
-        let state =
-            EngineState { watermark: self.watermark.clone(), pipelines: self.statuses(), stages: self.progress.stages };
+        let complete = self.complete.iter().map(|(account, livemode, at)| (account.to_owned(), livemode, at));
+        let (complete, pipelines) = (complete.collect(), self.statuses());
+        let (watermark, stages) = (self.watermark.clone(), self.progress.stages);
+        let state = EngineState { watermark, complete, pipelines, stages };
         let bytes = serde_json::to_vec(&state).map_err(|e| Error::Internal(e.to_string()))?;
         self.save("engine".to_owned(), bytes.into()).await
     }

@@ -40,7 +40,7 @@ use super::{
     recovery::relations,
     store::user_table,
     swap,
-    watermark::MAX_SKEW_MICROS,
+    watermark::{MAX_SKEW_MICROS, complete},
 };
 use crate::{
     ledger::{
@@ -50,7 +50,14 @@ use crate::{
     },
     serve::{UserTable, lazy::LazyTable},
     sink::delta,
-    stream::{batch, calendar::local_day, checkpoint, file::PipelineFile, graph::plan_all},
+    stream::{
+        batch,
+        calendar::local_day,
+        checkpoint, closed_between,
+        epoch::Completeness,
+        file::{Emit, PipelineFile},
+        graph::plan_all,
+    },
     stripe::{ids::AccountId, types::Scope},
     tables::{self, Source, Table, read, rows},
     time::EventTime,
@@ -152,7 +159,7 @@ pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<U
             Some(user_table(&table.name, &table.description, &table.schema, found.get(&table.name)?.clone()))
         })
         .collect();
-    pipeline_tables(&question, &mut found, &mut shown).await?;
+    pipeline_tables(&question, &clock, &mut found, &mut shown).await?;
     let known_clock: Arc<dyn TableProvider> = Arc::new(clock_table(tables::get(CLOCK)?, &clock, None));
     let lateness_micros = super::micros(question.allowed_lateness);
     with_is_final_by(&known_clock, shown, &Finality { zone: question.zone, lateness_micros, watermark })
@@ -224,6 +231,27 @@ struct LogClock {
 impl LogClock {
     async fn times(&self) -> PlanResult<Arc<Vec<(Scope, EventTime, EventTime)>>> {
         self.cell.get_or_try_init(|| self.work_out()).await.cloned()
+    }
+
+    /// The greatest event time then.
+    async fn newest(&self, as_of: Option<EventTime>) -> PlanResult<Option<i64>> {
+        let newest = self.times().await?.iter().map(|(_, _, last)| *last).max();
+        let watermark = self.watermark.load(Ordering::Relaxed);
+        // Test clocks run ahead, and the watermark does not follow them.
+        let bound = EventTime::from_micros(watermark.saturating_add(self.lateness_micros));
+        Ok(newest.map(|newest| newest.min(bound).min(as_of.unwrap_or(newest)).micros()))
+    }
+
+    /// Of the rows of a query that emits on close those whose windows had closed by then.
+    async fn closed(&self, rows: &RecordBatch, as_of: Option<EventTime>) -> PlanResult<RecordBatch> {
+        let mut closed = Completeness::default();
+        for (scope, _, last) in self.times().await?.iter() {
+            let last = as_of.map_or(*last, |bound| bound.min(*last));
+            let watermark = self.watermark.load(Ordering::Relaxed);
+            let complete = complete(watermark, last.micros(), self.lateness_micros);
+            closed.advance(scope.account.as_str(), scope.livemode, complete);
+        }
+        closed_between(rows, &Completeness::default(), &closed).map_err(external)
     }
 
     async fn work_out(&self) -> PlanResult<Arc<Vec<(Scope, EventTime, EventTime)>>> {
@@ -376,7 +404,12 @@ where
 }
 
 /// Adds the table of every pipeline, in dependency order.
-async fn pipeline_tables(question: &Question, found: &mut Tables, shown: &mut Vec<UserTable>) -> Result<(), Error> {
+async fn pipeline_tables(
+    question: &Question,
+    clock: &Arc<LogClock>,
+    found: &mut Tables,
+    shown: &mut Vec<UserTable>,
+) -> Result<(), Error> {
     let files = question.pipelines.clone();
     let none = BTreeMap::new();
     for pipeline in plan_all(files, &relations()?, &question.parameters, &question.settings).await? {
@@ -389,12 +422,19 @@ async fn pipeline_tables(question: &Question, found: &mut Tables, shown: &mut Ve
         let schema: SchemaRef = Arc::clone(pipeline.schema());
         let (name, description) = (pipeline.name().to_owned(), file.metadata.description.clone());
         let make = {
-            let schema = Arc::clone(&schema);
+            let (schema, clock) = (Arc::clone(&schema), Arc::clone(clock));
+            let (as_of, zone) = (question.as_of, question.zone);
             move || {
                 let (file, parameters) = (file.clone(), parameters.clone());
-                let (schema, sources) = (Arc::clone(&schema), sources.clone());
-                Box::pin(async move { batch::run(&file, parameters, &schema, &sources).await })
-                    as futures::future::BoxFuture<'static, PlanResult<RecordBatch>>
+                let (schema, sources, clock) = (Arc::clone(&schema), sources.clone(), Arc::clone(&clock));
+                Box::pin(async move {
+                    let boundary = file.boundary(clock.newest(as_of).await?.map(|newest| (newest, zone)));
+                    let rows = batch::run(&file, parameters, boundary, &schema, &sources).await.map_err(external)?;
+                    match file.metadata.emit {
+                        Emit::OnUpdate => Ok(rows),
+                        Emit::OnClose => clock.closed(&rows, as_of).await,
+                    }
+                }) as futures::future::BoxFuture<'static, PlanResult<RecordBatch>>
             }
         };
         let table: Arc<dyn TableProvider> = Arc::new(LazyTable::new(name.clone(), Arc::clone(&schema), Box::new(make)));

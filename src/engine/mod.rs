@@ -83,6 +83,7 @@ use crate::{
         self, Cell,
         checkpoint::Checkpoints,
         conversion::SharedRates,
+        epoch::{Completeness, EpochEnd},
         file::PipelineFile,
         pipeline::{Pipeline, RowDelta},
     },
@@ -342,6 +343,8 @@ pub struct Engine {
     ends: Vec<u64>,
     watermark: Watermark,
     watermark_now: Arc<AtomicI64>,
+    /// Up to when windows have closed.
+    complete: Completeness,
     log_clock: RecordBatch,
     unknown: UnknownCounts,
     saved_state: BTreeMap<String, stream::checkpoint::BlobRef>,
@@ -419,6 +422,8 @@ impl Engine {
             }
         }
         self.ends = goal;
+        self.note_completeness();
+        self.advance_pipelines(BTreeMap::new()).await?;
         self.note_watermark();
         self.score_with_new_model()?;
         self.checkpoint().await?;
@@ -513,6 +518,7 @@ impl Engine {
         let mut changed = self.archive(&records, &decoded).await?;
         changed.extend(self.publish_ledger(delta, &rates).await?);
         self.progress.stages.tables += laps.lap();
+        self.note_completeness();
         let features = self.advance_pipelines(changed).await?;
         self.progress.stages.pipelines += laps.lap();
         if let Some(delta) = features {
@@ -651,20 +657,24 @@ impl Engine {
         self.store.change(table, delta)
     }
 
-    /// Brings every pipeline that reads something that changed up to date, in dependency order; what changed in the
-    /// features. A pipeline that fails stops alone, with those that read it.
+    /// Brings every pipeline up to date that reads something that changed, whose windows may close, or that is due on its
+    /// schedule, in dependency order; what changed in the features. A pipeline that fails stops alone, with those that
+    /// read it.
     async fn advance_pipelines(&mut self, mut changed: BTreeMap<String, RowDelta>) -> Result<Option<RowDelta>, Error> {
-        let small = self.small();
+        let end = self.end();
         for i in 0..self.pipelines.len() {
             let running = &mut self.pipelines[i];
-            if running.state != State::Works
-                || !running.pipeline.sources().iter().any(|source| changed.contains_key(source))
-            {
+            if running.state != State::Works || !running.pipeline.has_work(&changed, &end) {
                 continue;
             }
             let name = running.pipeline.name().to_owned();
             let begin = Instant::now();
-            let advanced = running.pipeline.advance(&changed, &small).await;
+            let advanced = if running.pipeline.is_snapshot() {
+                let sources = self.store.providers(running.pipeline.sources());
+                running.pipeline.run(&end, &sources).await
+            } else {
+                running.pipeline.advance(&changed, &end).await
+            };
             running.note_cost(begin.elapsed());
             match advanced {
                 Ok(delta) if delta.is_empty() => {}
@@ -676,7 +686,7 @@ impl Engine {
             }
         }
         if let Some(coming) = &mut self.coming {
-            coming.note(&changed, &small);
+            coming.note(&changed, &end);
         }
         if let Some(delta) = changed.get(EXPANSIONS) {
             self.pending_alerts.add(delta)?;
@@ -692,8 +702,11 @@ impl Engine {
         self.change(SCORES, &scores)
     }
 
-    fn small(&self) -> BTreeMap<String, RecordBatch> {
-        BTreeMap::from([(CLOCK.to_owned(), self.log_clock.clone())])
+    /// How the newest epoch ended.
+    fn end(&self) -> EpochEnd {
+        let small = BTreeMap::from([(CLOCK.to_owned(), self.log_clock.clone())]);
+        let clock = self.watermark.at(&self.offsets, &self.ends, 0).map(|at| (at.micros(), self.options.zone));
+        EpochEnd { small, complete: self.complete.clone(), clock }
     }
 
     /// Stops a pipeline and those that read it; they are rebuilt at the next start, or when they are resumed.
@@ -732,9 +745,22 @@ impl Engine {
         collect_one(rows).await
     }
 
+    /// The watermark by what has been read; it never goes back. Readers see it once the rows that it is about are there.
+    fn newest_watermark(&self) -> i64 {
+        let newest = self.watermark.at(&self.offsets, &self.ends, micros(self.options.allowed_lateness));
+        newest.map_or(i64::MIN, EventTime::micros).max(self.watermark_now.load(Ordering::Relaxed))
+    }
+
     fn note_watermark(&self) {
-        if let Some(watermark) = self.watermark.at(&self.offsets, &self.ends, micros(self.options.allowed_lateness)) {
-            self.watermark_now.fetch_max(watermark.micros(), Ordering::Relaxed);
+        self.watermark_now.fetch_max(self.newest_watermark(), Ordering::Relaxed);
+    }
+
+    /// Up to when the log of every account and mode is complete, as `is_final` will say it.
+    fn note_completeness(&mut self) {
+        let (watermark, lateness) = (self.newest_watermark(), micros(self.options.allowed_lateness));
+        for (scope, _, last) in self.ledger.clock() {
+            let complete = watermark::complete(watermark, last.micros(), lateness);
+            self.complete.advance(scope.account.as_str(), scope.livemode, complete);
         }
     }
 }

@@ -26,7 +26,7 @@ use datafusion::{
     },
 };
 
-use super::{CLOCK, Error, status, store::user_table, swap};
+use super::{CLOCK, Error, status, store::user_table, swap, watermark::complete};
 use crate::{
     serve::UserTable,
     sink::delta,
@@ -207,7 +207,7 @@ impl ScalarUDFImpl for IsFinal {
         let (days, last_events) = (days.to_array(args.number_rows)?, last_events.to_array(args.number_rows)?);
         let watermark = self.finality.watermark.load(Ordering::Relaxed);
         let ended = |day: i32, last_event: i64| {
-            let complete = watermark.min(last_event.saturating_sub(self.finality.lateness_micros));
+            let complete = complete(watermark, last_event, self.finality.lateness_micros);
             calendar::first_instant(day + 1, self.finality.zone).is_some_and(|end| end <= complete)
         };
         let last_events = last_events.as_primitive::<TimestampMicrosecondType>();

@@ -30,8 +30,9 @@ use crate::{
         self, Cell, Relation,
         checkpoint::{Checkpoints, Manifest},
         conversion::SharedRates,
+        epoch::Completeness,
         graph::plan_all,
-        pipeline::{Pipeline, RowDelta, difference},
+        pipeline::{Pipeline, RowDelta, Saved, difference},
     },
     stripe::{counts::UnknownCounts, types::Scope},
     tables::{self, OP_COLUMN, Source, rows},
@@ -131,6 +132,7 @@ impl Engine {
 
         let mut ledger = Ledger::new(options.rules.clone());
         let mut watermark = Watermark::new(partitions);
+        let mut complete = Completeness::default();
         let mut saved_state = BTreeMap::new();
         if let Some(manifest) = &latest {
             restore_ledger(&mut ledger, &checkpoints, &manifest.state).await?;
@@ -138,11 +140,14 @@ impl Engine {
                 let state: EngineState = serde_json::from_slice(&checkpoints.read_blob(blob).await?)
                     .map_err(|error| Error::Internal(format!("the engine's state: {error}")))?;
                 watermark = state.watermark;
+                for (account, livemode, at) in state.complete {
+                    complete.advance(&account, livemode, at);
+                }
             }
             saved_state.clone_from(&manifest.state);
-            saved_state.retain(|name, _| {
-                !name.starts_with("pipeline-") || pipelines.iter().any(|p| *name == pipeline_state(p.name()))
-            });
+            let known: BTreeSet<String> = pipelines.iter().flat_map(|p| pipeline_state(p.name())).collect();
+            let is_of_pipeline = |name: &str| name.starts_with("pipeline-") || name.starts_with("held-");
+            saved_state.retain(|name, _| !is_of_pipeline(name) || known.contains(name));
         }
         let clock_rows: Vec<(Scope, EventTime, EventTime)> = ledger.clock().collect();
         let watermark_at = latest.as_ref().and_then(|m| m.watermark).unwrap_or(EventTime::MIN).micros();
@@ -171,6 +176,7 @@ impl Engine {
             ends: vec![0; partitions],
             watermark,
             watermark_now: Arc::new(AtomicI64::new(watermark_at)),
+            complete,
             log_clock: rows::log_clock(&clock_rows)?,
             unknown: UnknownCounts::default(),
             saved_state,
@@ -203,7 +209,7 @@ impl Engine {
     /// Puts back the state of every pipeline, and rebuilds the stale ones from the relations they read. One that fails
     /// stops alone, as in an epoch.
     async fn restore_pipelines(&mut self, stale: &BTreeSet<String>) -> Result<(), Error> {
-        let small = self.small();
+        let end = self.end();
         let mut rebuilt: BTreeMap<String, RecordBatch> = BTreeMap::new();
         for i in 0..self.pipelines.len() {
             if self.pipelines[i].state != State::Works {
@@ -212,27 +218,30 @@ impl Engine {
             let name = self.pipelines[i].pipeline.name().to_owned();
             let upstream_changed = self.pipelines[i].pipeline.sources().iter().any(|s| rebuilt.contains_key(s));
             if !stale.contains(&name) && !upstream_changed {
-                if let Some(blob) = self.saved_state.get(&pipeline_state(&name)) {
-                    let saved = from_ipc(self.checkpoints.read_blob(blob).await?)?;
-                    let pipeline = &mut self.pipelines[i].pipeline;
-                    for batch in saved {
-                        pipeline.load(&batch, &small).await.map_err(|error| failed(pipeline, error))?;
-                    }
-                    pipeline.mark_saved();
-                }
+                let [state, held] = pipeline_state(&name);
+                let saved = Saved { state: self.saved(&state).await?, held: self.saved(&held).await? };
+                let pipeline = &mut self.pipelines[i].pipeline;
+                pipeline.load(&saved, &end).await.map_err(|error| failed(pipeline, error))?;
+                pipeline.mark_saved();
                 continue;
             }
+            let reads = self.pipelines[i].pipeline.sources().clone();
             let mut sources = BTreeMap::new();
-            for source in self.pipelines[i].pipeline.sources().clone() {
-                let added = match (rebuilt.get(&source), small.get(&source)) {
+            for source in reads.iter().filter(|_| !self.pipelines[i].pipeline.is_snapshot()) {
+                let added = match (rebuilt.get(source), end.small.get(source)) {
                     (Some(rows), _) | (None, Some(rows)) => rows.clone(),
-                    (None, None) => self.content(&source).await?,
+                    (None, None) => self.content(source).await?,
                 };
-                sources.insert(source, RowDelta { removed: RecordBatch::new_empty(added.schema()), added });
+                sources.insert(source.clone(), RowDelta { removed: RecordBatch::new_empty(added.schema()), added });
             }
             let before = self.content(&name).await?;
             let pipeline = &mut self.pipelines[i].pipeline;
-            let change = match pipeline.advance(&sources, &small).await {
+            let advanced = if pipeline.is_snapshot() {
+                pipeline.run(&end, &self.store.providers(&reads)).await
+            } else {
+                pipeline.advance(&sources, &end).await
+            };
+            let change = match advanced {
                 Ok(output) => {
                     difference(&before, &output.added, pipeline.key(), &name).map(|delta| (output.added, delta))
                 }
@@ -262,6 +271,12 @@ impl Engine {
             rebuilt.insert(name, after);
         }
         Ok(())
+    }
+
+    /// The rows of a blob that the newest checkpoint refers to, if it does.
+    async fn saved(&self, name: &str) -> Result<Option<RecordBatch>, Error> {
+        let Some(blob) = self.saved_state.get(name) else { return Ok(None) };
+        Ok(from_ipc(self.checkpoints.read_blob(blob).await?)?.pop())
     }
 
     async fn restore_scores(&mut self) -> Result<(), Error> {

@@ -31,12 +31,24 @@ pub struct PipelineStatus {
     pub groups: u64,
     /// Bytes of its state in the newest checkpoint.
     pub state_bytes: u64,
-    /// Epochs since the engine started in which something it reads changed.
+    /// Epochs since the engine started in which there was something to do for it.
     pub epochs: u64,
     /// What the last of them cost, in microseconds.
     pub last_epoch_micros: u64,
     /// What all of them cost, in microseconds.
     pub epochs_micros: u64,
+    /// Rows of its state: a group is one, a key may have many.
+    #[serde(default)]
+    pub state_rows: u64,
+    /// The boundary of its schedule at which it last ran.
+    #[serde(default)]
+    pub last_run_at: Option<EventTime>,
+    /// Rows that wait for their windows to close; none where it does not emit on close.
+    #[serde(default)]
+    pub held_rows: Option<u64>,
+    /// Changes of rows whose windows had closed, since it was built.
+    #[serde(default)]
+    pub late_changes: Option<u64>,
 }
 
 /// How a data directory is, as of its newest checkpoint.
@@ -94,8 +106,13 @@ pub(super) fn rows(
         let numbers = both().map(|(_, status)| i64::try_from(of(status)).unwrap_or(i64::MAX));
         Arc::new(Int64Array::from_iter_values(numbers))
     };
+    let optional = |of: fn(&PipelineStatus) -> Option<u64>| -> ArrayRef {
+        let numbers = both().map(|(_, status)| of(status).map(|n| i64::try_from(n).unwrap_or(i64::MAX)));
+        Arc::new(numbers.collect::<Int64Array>())
+    };
     let watermark = watermark.map(EventTime::micros);
     let watermarks: TimestampMicrosecondArray = both().map(|_| watermark).collect();
+    let runs: TimestampMicrosecondArray = both().map(|(_, status)| status.last_run_at.map(EventTime::micros)).collect();
     let lag = lag.map(|lag| i64::try_from(lag).unwrap_or(i64::MAX));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(both().map(|_| Some("")).collect::<StringArray>()),
@@ -111,6 +128,10 @@ pub(super) fn rows(
         number(|status| status.epochs_micros),
         Arc::new(watermarks.with_timezone("UTC")),
         Arc::new(both().map(|_| lag).collect::<Int64Array>()),
+        optional(|status| Some(status.state_rows)),
+        Arc::new(runs.with_timezone("UTC")),
+        optional(|status| status.held_rows),
+        optional(|status| status.late_changes),
     ];
     Ok(RecordBatch::try_new(Arc::clone(&tables::get(STATUS)?.schema), columns)?)
 }
@@ -118,7 +139,10 @@ pub(super) fn rows(
 impl Engine {
     /// How every pipeline is now.
     pub(super) fn statuses(&self) -> Vec<PipelineStatus> {
-        let bytes = |name: &str| self.saved_state.get(&super::checkpoint::pipeline_state(name)).map_or(0, |b| b.bytes);
+        let bytes = |name: &str| {
+            let blobs = super::checkpoint::pipeline_state(name);
+            blobs.iter().filter_map(|blob| self.saved_state.get(blob)).map(|blob| blob.bytes).sum()
+        };
         self.pipelines.iter().map(|running| running.status(bytes(running.pipeline.name()))).collect()
     }
 
@@ -150,6 +174,10 @@ impl Running {
             epochs: self.epochs,
             last_epoch_micros: self.last_epoch_micros,
             epochs_micros: self.epochs_micros,
+            state_rows: explanation.state_rows as u64,
+            last_run_at: explanation.last_run.map(EventTime::from_micros),
+            held_rows: explanation.on_close.map(|on_close| on_close.held_rows as u64),
+            late_changes: explanation.on_close.map(|on_close| on_close.late_changes),
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Every table the engine writes, in its three forms: what Delta has, what readers see, and what the next checkpoint
 //! will make durable.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use arrow::{
     array::{ArrayRef, Int8Array, RecordBatch},
@@ -20,6 +23,7 @@ use crate::{
         delta::DeltaTable,
     },
     stream::{
+        Tables,
         checkpoint::{Checkpoints, Manifest, StagedFile, TableWork, Work},
         pipeline::RowDelta,
     },
@@ -205,6 +209,13 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Some tables as queries read them, the newest rows included.
+    pub(crate) fn providers(&self, names: &BTreeSet<String>) -> Tables {
+        let live =
+            |name: &String| Some((name.clone(), Arc::clone(&self.tables.get(name)?.live) as Arc<dyn TableProvider>));
+        names.iter().filter_map(live).collect()
     }
 
     /// The tables as people see them.

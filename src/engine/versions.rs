@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use arrow::array::RecordBatch;
+use chrono_tz::Tz;
 
 use super::{
     Error,
@@ -26,7 +27,8 @@ pub struct Version {
 }
 
 /// What pipeline `name` says under each version of the newest checkpoint's tables; those of the pipelines it reads are
-/// taken as they are. `None` before the first checkpoint.
+/// taken as they are. One that emits on close is compared in all its windows, open ones too; one that runs on a schedule
+/// as it would run at the last boundary of `zone` that the watermark has passed. `None` before the first checkpoint.
 ///
 /// # Errors
 /// When a version is not right, reads a table that has not been made, or fails on the rows.
@@ -34,12 +36,14 @@ pub async fn diff(
     data_dir: &Path,
     name: &str,
     settings: &BTreeMap<String, String>,
+    zone: Tz,
     before: &Version,
     after: &Version,
 ) -> Result<Option<Versions>, Error> {
-    let Some((_, tables)) = committed_sources(data_dir).await? else { return Ok(None) };
-    let (old, _) = rows(name, before, settings, &tables).await?;
-    let (new, grain) = rows(name, after, settings, &tables).await?;
+    let Some((manifest, tables)) = committed_sources(data_dir).await? else { return Ok(None) };
+    let clock = manifest.watermark.map(|watermark| (watermark.micros(), zone));
+    let (old, _) = rows(name, before, settings, clock, &tables).await?;
+    let (new, grain) = rows(name, after, settings, clock, &tables).await?;
     let versions = versions::compare(&old, &new, &grain);
     versions.map(Some).map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })
 }
@@ -48,6 +52,7 @@ async fn rows(
     name: &str,
     version: &Version,
     settings: &BTreeMap<String, String>,
+    clock: Option<(i64, Tz)>,
     tables: &Stored,
 ) -> Result<(RecordBatch, Vec<String>), Error> {
     let files = upstream(&version.pipelines, name);
@@ -61,6 +66,8 @@ async fn rows(
         let table = tables.get(source).ok_or_else(|| Error::NotMade(source.clone()))?;
         sources.insert(source.clone(), Arc::clone(table));
     }
-    let rows = batch::run(pipeline.file(), parameters, pipeline.schema(), &sources).await?;
+    let as_of = pipeline.file().boundary(clock);
+    let rows = batch::run(pipeline.file(), parameters, as_of, pipeline.schema(), &sources).await;
+    let rows = rows.map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })?;
     Ok((rows, pipeline.file().metadata.grain.clone()))
 }

@@ -46,6 +46,12 @@ impl Watermark {
     }
 }
 
+/// The instant up to which the log of an account and mode is complete when its last event was at `last_event`: another
+/// one's events say nothing of it. What ends by then is final, and its window has closed.
+pub(super) fn complete(watermark: i64, last_event: i64, lateness_micros: i64) -> i64 {
+    watermark.min(last_event.saturating_sub(lateness_micros))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -45,6 +45,14 @@ pub(crate) struct Refusal {
     pub(crate) hint: String,
 }
 
+impl Refusal {
+    /// Says that the query could run on a schedule instead.
+    pub(super) fn offer_a_schedule(&mut self) {
+        let offer = "let it run again every day with schedule: daily (hourly, weekly, monthly)";
+        self.hint = if self.hint.is_empty() { offer.to_owned() } else { format!("{}; or {offer}", self.hint) };
+    }
+}
+
 pub(super) fn refuse<T>(reason: impl Into<String>, needle: &str, hint: &str) -> Result<T, Refusal> {
     Err(Refusal { reason: reason.into(), needle: needle.to_owned(), hint: hint.to_owned() })
 }
@@ -135,7 +143,9 @@ pub(crate) fn classify(
     relations: &BTreeMap<String, Relation>,
     optimize: Optimize<'_>,
 ) -> Result<Class, Refusal> {
-    refuse_unstable(&plan)?;
+    if let Some(name) = function_that(&plan, &|_, volatility| volatility != Volatility::Immutable)? {
+        refuse_unstable(&name)?;
+    }
     refuse_disordered(&plan)?;
     match by_groups(plan.clone(), relations) {
         // The rows themselves may do where their groups do not; if not, that is what there is to say.
@@ -408,34 +418,41 @@ pub(super) fn any_scan(plan: &LogicalPlan, test: &dyn Fn(&str) -> bool) -> bool 
     }
 }
 
-/// Functions of the clock or of chance have no place in an answer that must be the same on every replay.
-fn refuse_unstable(plan: &LogicalPlan) -> Result<(), Refusal> {
-    let mut unstable = None;
+/// A function in a query of which something holds.
+pub(super) fn function_that(
+    plan: &LogicalPlan,
+    holds: &dyn Fn(&str, Volatility) -> bool,
+) -> Result<Option<String>, DataFusionError> {
+    let mut found = None;
     plan.apply_with_subqueries(|node| {
         node.apply_expressions(|expr| {
             expr.apply(|e| {
                 if let Expr::ScalarFunction(function) = e
-                    && function.func.signature().volatility != Volatility::Immutable
+                    && holds(function.func.name(), function.func.signature().volatility)
                 {
-                    unstable = Some(function.func.name().to_owned());
+                    found = Some(function.func.name().to_owned());
                 }
                 Ok(TreeNodeRecursion::Continue)
             })
         })
     })?;
-    match unstable {
-        Some(name) if name == conversion::NAME => refuse(
+    Ok(found)
+}
+
+/// Functions of the clock or of chance have no place in an answer that must be the same on every replay.
+pub(super) fn refuse_unstable(name: &str) -> Result<(), Refusal> {
+    if name == conversion::NAME {
+        return refuse(
             format!("the value of `{name}` changes whenever rates are loaded"),
-            &name,
+            name,
             "keep the currency, and convert when reading: SELECT to_currency(closing, currency, 'eur', day) FROM …",
-        ),
-        Some(name) => refuse(
-            format!("`{name}` gives another value on every run"),
-            &name,
-            "use columns and $parameters only; the log's time is in log_clock.last_event_at",
-        ),
-        None => Ok(()),
+        );
     }
+    refuse(
+        format!("`{name}` gives another value on every run"),
+        name,
+        "use columns and $parameters only; the log's time is in log_clock.last_event_at",
+    )
 }
 
 /// Aggregates whose value is that of their rows, in whatever order.
@@ -479,7 +496,7 @@ const ORDERED: [&str; 9] =
 const RANKS: [&str; 4] = ["cume_dist", "dense_rank", "percent_rank", "rank"];
 
 /// Functions of rows in no given order, or only nearly right, would give another answer than batch.
-fn refuse_disordered(plan: &LogicalPlan) -> Result<(), Refusal> {
+pub(super) fn refuse_disordered(plan: &LogicalPlan) -> Result<(), Refusal> {
     let mut found = None;
     plan.apply_with_subqueries(|node| {
         if let LogicalPlan::Distinct(Distinct::On(on)) = node

@@ -7,10 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use chrono_tz::Tz;
 use datafusion::common::ScalarValue;
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use serde::Deserialize;
 
+use super::snapshot::boundary;
 use crate::money::{parse_decimal, round_half_even};
 
 const OPEN: &str = "/*---";
@@ -39,6 +41,47 @@ pub enum Mode {
     /// A row replaces the one with the same grain.
     Upsert,
 }
+
+/// When a pipeline's rows reach its table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Emit {
+    /// With every epoch that changes them.
+    #[default]
+    OnUpdate,
+    /// Once, when the watermark has passed the end of their window.
+    OnClose,
+}
+
+/// How often a query is run again that cannot be maintained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// At the first instant of every hour.
+    Hourly,
+    /// Of every day.
+    Daily,
+    /// Of every Monday.
+    Weekly,
+    /// Of every month.
+    Monthly,
+}
+
+impl Schedule {
+    /// As a file says it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hourly => "hourly",
+            Self::Daily => "daily",
+            Self::Weekly => "weekly",
+            Self::Monthly => "monthly",
+        }
+    }
+}
+
+/// The parameter of a query that runs on a schedule: the boundary at which it does.
+pub const AS_OF: &str = "as_of";
 
 /// The type of a parameter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
@@ -133,6 +176,12 @@ pub struct Metadata {
     pub owner: String,
     /// How rows reach the table.
     pub mode: Mode,
+    /// When they do.
+    #[serde(default)]
+    pub emit: Emit,
+    /// How often it is run again, instead of being maintained.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
     /// The columns that identify a row, `account` and `livemode` first.
     pub grain: Vec<String>,
     /// The column that places a row in time.
@@ -216,6 +265,26 @@ impl PipelineFile {
                 Some("accounts and modes are never mixed: write grain: [account, livemode, …]"),
             ));
         }
+        if metadata.schedule.is_some() && (metadata.emit != Emit::OnUpdate || metadata.mode != Mode::Upsert) {
+            let (at, len) = locate("schedule:");
+            return Err(fail(
+                "what runs on a schedule replaces its rows with every run".to_owned(),
+                at,
+                len,
+                "this schedule",
+                Some("write mode: upsert, and leave emit out"),
+            ));
+        }
+        if metadata.parameters.contains_key(AS_OF) {
+            let (at, len) = locate("as_of:");
+            return Err(fail(
+                "`as_of` is no name for a parameter".to_owned(),
+                at,
+                len,
+                "this parameter",
+                Some("$as_of is the boundary of the schedule at which a query runs"),
+            ));
+        }
         for (name, parameter) in &metadata.parameters {
             if parameter.r#type.read(&parameter.default).is_none() {
                 let (at, len) = locate(&format!("{name}:"));
@@ -251,6 +320,13 @@ impl PipelineFile {
                 Ok(Self::parse(&path, text)?)
             })
             .collect()
+    }
+
+    /// The last boundary of its schedule, if it has one, when the log's clock stands at an instant.
+    #[must_use]
+    pub fn boundary(&self, clock: Option<(i64, Tz)>) -> Option<i64> {
+        let (micros, zone) = clock?;
+        boundary(self.metadata.schedule?, micros, zone)
     }
 
     /// The values of all parameters: what `given` says, else the setting, else the default.

@@ -536,6 +536,11 @@ impl Keyed {
         self.rows.len()
     }
 
+    /// How many different rows there are.
+    pub(super) fn kept(&self) -> usize {
+        self.kept
+    }
+
     /// For people.
     pub(super) fn recomputes(&self) -> String {
         let mut text = format!("the query, for the changed ({})", self.key_names.join(", "));

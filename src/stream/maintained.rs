@@ -12,10 +12,13 @@ use arrow::{
     datatypes::SchemaRef,
     row::{OwnedRow, RowConverter, SortField},
 };
+use datafusion::{catalog::TableProvider, datasource::MemTable};
 
 use super::{
     Error,
+    epoch::EpochEnd,
     pipeline::{Pipeline, RowDelta},
+    snapshot::Tables,
 };
 
 /// A pipeline that failed.
@@ -149,22 +152,32 @@ impl Maintained {
         Ok(Self { pipelines, tables })
     }
 
-    /// One epoch: what changed in the relations, and the whole content of the small ones after it. What changed in the
-    /// pipelines' own tables is added to `changed`.
+    /// One epoch: what changed in the relations, and how it ended. What changed in the pipelines' own tables is added to
+    /// `changed`. A pipeline that is due on its schedule is run if `tables` has all relations that it reads, as they are
+    /// after the change; else it stays due.
     ///
     /// # Errors
     /// The first pipeline that fails. The others may be ahead then: everything must be made again.
     pub async fn advance(
         &mut self,
         changed: &mut BTreeMap<String, RowDelta>,
-        small: &BTreeMap<String, RecordBatch>,
+        end: &EpochEnd,
+        tables: &Tables,
     ) -> Result<(), Failed> {
         for pipeline in &mut self.pipelines {
-            if !pipeline.sources().iter().any(|source| changed.contains_key(source)) {
+            if !pipeline.has_work(changed, end) {
                 continue;
             }
             let name = pipeline.name().to_owned();
-            let advanced = pipeline.advance(changed, small).await;
+            let advanced = if pipeline.is_snapshot() {
+                match sources_of(pipeline, tables, &self.tables) {
+                    Ok(None) => continue,
+                    Ok(Some(sources)) => pipeline.run(end, &sources).await,
+                    Err(error) => Err(error),
+                }
+            } else {
+                pipeline.advance(changed, end).await
+            };
             let applied = advanced.and_then(|delta| match self.tables.get_mut(&name) {
                 Some(table) if !delta.is_empty() => table.apply(&delta).map(|()| Some(delta)),
                 _ => Ok(None),
@@ -197,6 +210,23 @@ impl Maintained {
     pub fn table(&self, pipeline: &str) -> Option<&Content> {
         self.tables.get(pipeline)
     }
+}
+
+/// The tables that a pipeline reads, if all are there.
+fn sources_of(pipeline: &Pipeline, tables: &Tables, own: &BTreeMap<String, Content>) -> Result<Option<Tables>, Error> {
+    let mut sources = Tables::new();
+    for name in pipeline.sources() {
+        let table: Arc<dyn TableProvider> = match (tables.get(name), own.get(name)) {
+            (Some(table), _) => Arc::clone(table),
+            (None, Some(content)) => {
+                let rows = content.batch()?;
+                Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)
+            }
+            (None, None) => return Ok(None),
+        };
+        sources.insert(name.clone(), table);
+    }
+    Ok(Some(sources))
 }
 
 /// Of planned pipelines, those that `name` needs: itself and what it reads, directly or not, but not what is `given`.

@@ -11,7 +11,9 @@ pub mod checkpoint;
 mod class;
 pub mod conversion;
 pub mod currency;
+pub mod epoch;
 pub mod file;
+mod gate;
 pub mod graph;
 mod groups;
 mod keyed;
@@ -22,11 +24,14 @@ pub mod pipeline;
 mod planning;
 mod query;
 pub mod sidecar;
+mod snapshot;
 pub mod versions;
 pub mod windows;
 
 pub use class::Relation;
+pub use gate::closed_between;
 pub(crate) use leaf::{Cell, CellTable};
+pub use snapshot::Tables;
 
 /// The functions that pipelines can call beside DataFusion's own; [`windows::register`] adds those in FROM.
 #[must_use]

@@ -19,8 +19,11 @@ use datafusion::{common::ScalarValue, execution::context::SessionContext, logica
 use super::{
     Error,
     aggregate::Aggregate,
+    batch,
     class::{Class, Relation, classify},
-    file::{FileError, PipelineFile},
+    epoch::EpochEnd,
+    file::{AS_OF, Emit, FileError, PipelineFile},
+    gate::Gate,
     keyed::Keyed,
     leaf::{Cell, CellTable},
     planning::{
@@ -28,6 +31,8 @@ use super::{
         scans,
     },
     query::Linear,
+    snapshot::{self, Snapshot, Tables},
+    windows,
 };
 
 /// The most groups that may have to be computed again together because one of them changed: what follows a GROUP BY
@@ -61,6 +66,7 @@ enum Runtime {
     Stateless(Linear),
     Aggregate(Box<Aggregate>),
     Keyed(Box<Keyed>),
+    Snapshot(Box<Snapshot>),
 }
 
 /// A planned pipeline with its state.
@@ -72,14 +78,28 @@ pub struct Pipeline {
     cells: BTreeMap<String, Cell>,
     streams: BTreeSet<String>,
     runtime: Runtime,
+    /// Through which its rows go, where they are emitted on close.
+    gate: Option<Gate>,
+    /// The calls of TUMBLE and HOP, for people.
+    windows: Vec<String>,
     /// Whether the state is as it was saved.
     saved: bool,
+}
+
+/// A pipeline's state as a checkpoint keeps it.
+#[derive(Clone, Debug, Default)]
+pub struct Saved {
+    /// Of its class, if that has any.
+    pub state: Option<RecordBatch>,
+    /// The rows that it holds: those of open windows where it emits on close, those of the last answer where it runs on a
+    /// schedule.
+    pub held: Option<RecordBatch>,
 }
 
 /// What `tributary explain` says of a pipeline.
 #[derive(Clone, Debug)]
 pub struct Explanation {
-    /// `stateless`, `aggregate` or `keyed`.
+    /// `stateless`, `aggregate`, `keyed` or `snapshot`.
     pub class: &'static str,
     /// What it reads.
     pub sources: Vec<String>,
@@ -91,6 +111,23 @@ pub struct Explanation {
     pub recomputes: String,
     /// Groups, or keys with rows, kept now.
     pub groups: usize,
+    /// Rows of its state: a group is one, a key may have many.
+    pub state_rows: usize,
+    /// The calls of TUMBLE and HOP in it, with the windows that a row lies in.
+    pub windows: Vec<String>,
+    /// Where it runs on a schedule: the boundary of the last run, in microseconds since 1970.
+    pub last_run: Option<i64>,
+    /// Where it emits on close: rows that wait, and changes that came too late.
+    pub on_close: Option<OnClose>,
+}
+
+/// A pipeline that emits on close.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OnClose {
+    /// Rows that wait for their windows to close.
+    pub held_rows: usize,
+    /// Changes of rows that had been released, since it was built.
+    pub late_changes: u64,
 }
 
 impl Pipeline {
@@ -113,20 +150,47 @@ impl Pipeline {
             cells.insert(name.clone(), cell);
         }
         let fingerprint = fingerprint(&file, &parameters);
-        let plan = logical_plan(&context, &file, parameters).await.map_err(|error| query_error(&file, &error))?;
+        let mut bound = parameters.clone();
+        if file.metadata.schedule.is_some() {
+            bound.push((AS_OF.to_owned(), batch::instant(0)));
+        }
+        let plan = logical_plan(&context, &file, bound).await.map_err(|error| {
+            if file.metadata.schedule.is_none() && file.text.contains("$as_of") {
+                let message = "`$as_of` is the boundary of a schedule, and there is none".to_owned();
+                let hint = "let it run again every day with schedule: daily (hourly, weekly, monthly)";
+                return file.error(message, "$as_of", "here", Some(hint));
+            }
+            query_error(&file, &error)
+        })?;
         let schema = output_schema(&file, &plan)?;
         let key = key_columns(&file, &schema)?;
+        let gate = match file.metadata.emit {
+            Emit::OnUpdate => None,
+            Emit::OnClose => Some(Gate::new(&file, &schema, &key)?),
+        };
+        let windows = windows::described(&plan).map_err(|error| query_error(&file, &error))?;
         let mut streams = BTreeSet::new();
         scans(&plan, &mut streams).map_err(|error| query_error(&file, &error))?;
-        let optimize = |plan: &LogicalPlan| context.state().optimize(plan);
-        let class = classify(plan, relations, &optimize).map_err(|refusal| refused(&file, &refusal))?;
-        check_scope_and_mode(&file, &class, relations, &streams)?;
-        let runtime = runtime(&context, class).await.map_err(|error| match error {
-            Error::Query(error) => query_error(&file, &error),
-            other => file.error(other.to_string(), "SELECT", "this query", None),
-        })?;
+        let runtime = if let Some(schedule) = file.metadata.schedule {
+            snapshot::check(&plan).map_err(|refusal| refused(&file, &refusal))?;
+            Runtime::Snapshot(Box::new(Snapshot::new(schedule, parameters, &schema)))
+        } else {
+            let optimize = |plan: &LogicalPlan| context.state().optimize(plan);
+            let runs = snapshot::check(&plan).is_ok();
+            let class = classify(plan, relations, &optimize).map_err(|mut refusal| {
+                if runs {
+                    refusal.offer_a_schedule();
+                }
+                refused(&file, &refusal)
+            })?;
+            check_scope_and_mode(&file, &class, relations, &streams)?;
+            runtime(&context, class).await.map_err(|error| match error {
+                Error::Query(error) => query_error(&file, &error),
+                other => file.error(other.to_string(), "SELECT", "this query", None),
+            })?
+        };
         cells.retain(|name, _| streams.contains(name));
-        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, saved: false })
+        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, gate, windows, saved: false })
     }
 
     /// The table it writes.
@@ -165,18 +229,67 @@ impl Pipeline {
         &self.fingerprint
     }
 
-    /// Brings the output up to date with what changed in its sources. `small` holds the whole content of the small
-    /// relations, after the change.
+    /// Whether an epoch concerns it: with what changed, because windows may close, or because it is to be run.
+    #[must_use]
+    pub fn has_work(&self, deltas: &BTreeMap<String, RowDelta>, end: &EpochEnd) -> bool {
+        match &self.runtime {
+            Runtime::Snapshot(snapshot) => snapshot.due(end).is_some(),
+            _ => self.reads_any(deltas) || self.gate.as_ref().is_some_and(|gate| gate.is_behind(&end.complete)),
+        }
+    }
+
+    /// Whether anything that it reads has changed.
+    fn reads_any(&self, deltas: &BTreeMap<String, RowDelta>) -> bool {
+        self.streams.iter().any(|source| deltas.contains_key(source))
+    }
+
+    /// Whether it is run on a schedule, by [`Self::run`], and not maintained.
+    #[must_use]
+    pub fn is_snapshot(&self) -> bool {
+        matches!(self.runtime, Runtime::Snapshot(_))
+    }
+
+    /// Whether time alone can change its table: its windows close, or it runs on a schedule.
+    #[must_use]
+    pub fn follows_time(&self) -> bool {
+        self.gate.is_some() || self.is_snapshot()
+    }
+
+    /// Runs it, if by the end of an epoch it is due on its schedule, over the tables that it reads as they are then.
+    ///
+    /// # Errors
+    /// When the query fails, a limit is passed or the grain is not unique.
+    pub async fn run(&mut self, end: &EpochEnd, sources: &Tables) -> Result<RowDelta, Error> {
+        let Runtime::Snapshot(snapshot) = &mut self.runtime else { return Ok(RowDelta::none(&self.schema)) };
+        let Some(as_of) = snapshot.due(end) else { return Ok(RowDelta::none(&self.schema)) };
+        self.saved = false;
+        snapshot.run(&self.file, &self.key, as_of, sources).await
+    }
+
+    /// Brings the output up to date with what an epoch changed in its sources.
     ///
     /// # Errors
     /// When a value overflows, a cast fails, a limit is passed or the grain is not unique. The state may then be
     /// ahead of what was emitted: the pipeline must be rebuilt.
-    pub async fn advance(
+    pub async fn advance(&mut self, deltas: &BTreeMap<String, RowDelta>, end: &EpochEnd) -> Result<RowDelta, Error> {
+        let change = if self.reads_any(deltas) {
+            self.saved = false;
+            self.change(deltas, &end.small).await?
+        } else {
+            RowDelta::none(&self.schema)
+        };
+        let Some(gate) = &mut self.gate else { return Ok(change) };
+        let released = gate.pass(&change, end)?;
+        self.saved &= released.is_empty();
+        Ok(released)
+    }
+
+    /// How what changed in the sources changes the answer.
+    async fn change(
         &mut self,
         deltas: &BTreeMap<String, RowDelta>,
         small: &BTreeMap<String, RecordBatch>,
     ) -> Result<RowDelta, Error> {
-        self.saved = false;
         let (before, after) = match &mut self.runtime {
             Runtime::Stateless(query) => {
                 let before = query.of(&self.cells, deltas, |delta| &delta.removed).await?;
@@ -185,22 +298,25 @@ impl Pipeline {
             }
             Runtime::Aggregate(aggregate) => aggregate.advance(&self.cells, deltas, small).await?,
             Runtime::Keyed(keyed) => keyed.advance(&self.cells, deltas, small).await?,
+            Runtime::Snapshot(_) => return Ok(RowDelta::none(&self.schema)),
         };
         let before = fit(&before, &self.schema)?;
         let after = fit(&after, &self.schema)?;
         difference(&before, &after, &self.key, self.name())
     }
 
-    /// The state as one batch, if there is any.
+    /// The state, as far as there is any.
     ///
     /// # Errors
     /// When it cannot be written as Arrow: a bug.
-    pub fn save(&self) -> Result<Option<RecordBatch>, Error> {
-        match &self.runtime {
-            Runtime::Stateless(_) => Ok(None),
-            Runtime::Aggregate(aggregate) => aggregate.groups.save().map(Some),
-            Runtime::Keyed(keyed) => keyed.save().map(Some),
-        }
+    pub fn save(&self) -> Result<Saved, Error> {
+        let state = match &self.runtime {
+            Runtime::Stateless(_) => None,
+            Runtime::Aggregate(aggregate) => Some(aggregate.groups.save()?),
+            Runtime::Keyed(keyed) => Some(keyed.save()?),
+            Runtime::Snapshot(snapshot) => return Ok(Saved { state: None, held: snapshot.save()? }),
+        };
+        Ok(Saved { state, held: self.gate.as_ref().map(Gate::save).transpose()? })
     }
 
     /// Whether the state is still what [`Self::mark_saved`] was told of.
@@ -214,29 +330,47 @@ impl Pipeline {
         self.saved = true;
     }
 
-    /// Puts back a saved state into a freshly planned pipeline of the same fingerprint. `small` is as in
-    /// [`Self::advance`], at the time of saving.
+    /// Puts back a saved state into a freshly planned pipeline of the same fingerprint. `end` is that of the epoch after
+    /// which it was saved.
     ///
     /// # Errors
-    /// When the batch is not the state of this pipeline.
-    pub async fn load(&mut self, saved: &RecordBatch, small: &BTreeMap<String, RecordBatch>) -> Result<(), Error> {
-        match &mut self.runtime {
-            Runtime::Stateless(_) => Ok(()),
-            Runtime::Aggregate(aggregate) => aggregate.load(saved, &self.cells, small).await,
-            Runtime::Keyed(keyed) => keyed.load(saved, &self.cells, small).await,
+    /// When it is not the state of this pipeline.
+    pub async fn load(&mut self, saved: &Saved, end: &EpochEnd) -> Result<(), Error> {
+        if let Some(gate) = &mut self.gate {
+            gate.load(saved.held.as_ref(), end)?;
+        }
+        if let (Runtime::Snapshot(snapshot), Some(held)) = (&mut self.runtime, &saved.held) {
+            snapshot.load(held)?;
+        }
+        match (&mut self.runtime, &saved.state) {
+            (Runtime::Stateless(_) | Runtime::Snapshot(_), _) | (_, None) => Ok(()),
+            (Runtime::Aggregate(aggregate), Some(state)) => aggregate.load(state, &self.cells, &end.small).await,
+            (Runtime::Keyed(keyed), Some(state)) => keyed.load(state, &self.cells, &end.small).await,
         }
     }
 
     /// How it is maintained.
     #[must_use]
     pub fn explain(&self) -> Explanation {
-        let (class, group_by, recomputes, groups) = match &self.runtime {
-            Runtime::Stateless(_) => ("stateless", Vec::new(), "the changed rows".to_owned(), 0),
+        let (class, group_by, recomputes, groups, state_rows) = match &self.runtime {
+            Runtime::Stateless(_) => ("stateless", Vec::new(), "the changed rows".to_owned(), 0, 0),
             Runtime::Aggregate(aggregate) => {
-                ("aggregate", aggregate.key_names().to_vec(), aggregate.recomputes(), aggregate.groups.len())
+                let groups = aggregate.groups.len();
+                ("aggregate", aggregate.key_names().to_vec(), aggregate.recomputes(), groups, groups)
             }
-            Runtime::Keyed(keyed) => ("keyed", keyed.key_names().to_vec(), keyed.recomputes(), keyed.keys()),
+            Runtime::Keyed(keyed) => {
+                ("keyed", keyed.key_names().to_vec(), keyed.recomputes(), keyed.keys(), keyed.kept())
+            }
+            Runtime::Snapshot(snapshot) => {
+                let runs = format!("nothing; the query runs {}", snapshot.schedule().as_str());
+                ("snapshot", Vec::new(), runs, 0, snapshot.rows())
+            }
         };
+        let last_run = match &self.runtime {
+            Runtime::Snapshot(snapshot) => snapshot.last_run(),
+            _ => None,
+        };
+        let of_gate = |gate: &Gate| OnClose { held_rows: gate.held_rows(), late_changes: gate.late_changes() };
         Explanation {
             class,
             sources: self.streams.iter().cloned().collect(),
@@ -244,6 +378,10 @@ impl Pipeline {
             group_by,
             recomputes,
             groups,
+            state_rows,
+            windows: self.windows.clone(),
+            last_run,
+            on_close: self.gate.as_ref().map(of_gate),
         }
     }
 }

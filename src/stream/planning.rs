@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{
     class::{Class, Refusal, Relation},
     conversion::SharedRates,
-    file::{FileError, Mode, PipelineFile},
+    file::{Emit, FileError, Mode, PipelineFile},
     windows,
 };
 use crate::tables;
@@ -168,8 +168,10 @@ pub(super) fn check_scope_and_mode(
     }
     let append_only = matches!(class, Class::Stateless(_))
         && sources.iter().all(|name| relations.get(name).is_some_and(|relation| relation.appended));
-    if file.metadata.mode == Mode::Append && !append_only {
-        let hint = "write mode: upsert; append is for filters and projections of append-only tables";
+    let released = file.metadata.emit == Emit::OnClose;
+    if file.metadata.mode == Mode::Append && !append_only && !released {
+        let hint = "write mode: upsert; append is for filters and projections of append-only tables, and for rows that \
+                    never change because they are emitted on close";
         return Err(file.error(
             "its rows can change after they were written".to_owned(),
             "mode:",

@@ -14,7 +14,7 @@ use datafusion::{
         DataFusionError,
         tree_node::{Transformed, TransformedResult, TreeNode},
     },
-    execution::{TaskContext, context::SessionContext},
+    execution::{SessionState, TaskContext, context::SessionContext},
     logical_expr::LogicalPlan,
     physical_expr::{LexOrdering, PhysicalSortExpr, expressions::Column},
     physical_plan::{ExecutionPlan, execute_stream, execution_plan::reset_plan_states, sorts::sort::SortExec},
@@ -34,8 +34,13 @@ pub(super) struct Query {
 
 impl Query {
     pub(super) async fn new(context: &SessionContext, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
-        let plan = context.state().create_physical_plan(plan).await?;
-        Ok(Self { plan: without_ties(plan)?, task: context.task_ctx() })
+        Self::of(&context.state(), plan).await
+    }
+
+    /// The same, at the time that a session's state says.
+    pub(super) async fn of(state: &SessionState, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
+        let plan = state.create_physical_plan(plan).await?;
+        Ok(Self { plan: without_ties(plan)?, task: state.task_ctx() })
     }
 
     pub(super) async fn run(&self) -> Result<RecordBatch, Error> {
@@ -60,7 +65,7 @@ impl Query {
 /// others are sorted with them. What a query says of a key is then a function of the key's rows alone.
 fn without_ties(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
     plan.transform_up(|node| {
-        let Some(sort) = node.downcast_ref::<SortExec>().filter(|sort| sort.fetch().is_none()) else {
+        let Some(sort) = node.downcast_ref::<SortExec>() else {
             return Ok(Transformed::no(node));
         };
         let rest = sort.input().schema();
@@ -72,7 +77,7 @@ fn without_ties(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, 
         let Some(by) = LexOrdering::new(sort.expr().iter().cloned().chain(rest)) else {
             return Ok(Transformed::no(node));
         };
-        let whole = SortExec::new(by, Arc::clone(sort.input()));
+        let whole = SortExec::new(by, Arc::clone(sort.input())).with_fetch(sort.fetch());
         Ok(Transformed::yes(Arc::new(whole.with_preserve_partitioning(sort.preserve_partitioning())) as _))
     })
     .data()

@@ -4,6 +4,8 @@
 //! it ran is compared with its SQL in batch; at the end the rows are compared with those expected. Nothing of the
 //! configuration takes part, so a test says the same everywhere.
 
+mod rows;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -12,29 +14,26 @@ use std::{
 };
 
 use arrow::{
-    array::{ArrayRef, ListBuilder, RecordBatch, StringArray, StringBuilder},
-    compute::{CastOptions, cast_with_options, concat_batches},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::RecordBatch,
+    compute::concat_batches,
+    datatypes::{Field, Schema, SchemaRef},
 };
 use datafusion::{catalog::TableProvider, datasource::MemTable};
 use serde::Deserialize;
 
+use self::rows::{Row, given_rows, instant};
 use super::{
-    Relation, batch,
+    Relation, Tables, batch,
+    calendar::zone_named,
     cells::{cells, named, shown, texts},
-    file::{FileError, PipelineFile},
+    closed_between,
+    epoch::{Completeness, EpochEnd},
+    file::{Emit, FileError, PipelineFile},
     graph::{plan_all, upstream},
     maintained::{Content, Maintained, needed},
     pipeline::{Pipeline, RowDelta, difference},
 };
 use crate::tables::{self, OP_COLUMN};
-
-/// The account of rows that name none; their mode is live.
-const ACCOUNT: &str = "acct_test";
-
-/// A row as it is written: values by column, as texts so that decimals stay exact. A list is its elements, separated by
-/// commas.
-type Row = BTreeMap<String, Option<String>>;
 
 /// Why a test cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -94,9 +93,10 @@ struct SidecarFile {
 pub struct Case {
     /// What it promises.
     pub name: String,
-    /// Where the log ends: the instants of `log_clock` for every account and mode of which there are rows.
+    /// Where the log ends: the instants of `log_clock` for every account and mode of which there are rows, and what
+    /// windows close by.
     #[serde(default)]
-    at_time: Option<String>,
+    at_time: Option<AtTime>,
     /// Parameters of the pipeline by name; settings, such as `merchant.zone`, for those it reads too.
     #[serde(default)]
     params: BTreeMap<String, String>,
@@ -104,6 +104,23 @@ pub struct Case {
     given: Vec<BTreeMap<String, Vec<Row>>>,
     /// The rows at the end, in any order. All name the same columns.
     expect: Vec<Row>,
+}
+
+/// One instant for all epochs, or one for each of them.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum AtTime {
+    Always(String),
+    EachEpoch(Vec<String>),
+}
+
+impl AtTime {
+    fn of(&self, epoch: usize) -> Option<&str> {
+        match self {
+            Self::Always(at) => Some(at),
+            Self::EachEpoch(all) => all.get(epoch).map(String::as_str),
+        }
+    }
 }
 
 impl Sidecar {
@@ -162,8 +179,17 @@ impl Sidecar {
         let planned = plan_all(files, relations, &given, &set).await?;
         let tables: BTreeSet<String> = case.given.iter().flat_map(BTreeMap::keys).cloned().collect();
         let mut bench = Bench::new(&self.pipeline, planned, &tables, relations).map_err(&wrong)?;
+        if let Some(AtTime::EachEpoch(all)) = &case.at_time
+            && all.len() != case.given.len()
+        {
+            let (times, epochs) = (all.len(), case.given.len());
+            return Err(wrong(format!(
+                "at_time has {times} instants for {epochs} epochs: give one for each, or one alone"
+            )));
+        }
         for (number, epoch) in case.given.iter().enumerate() {
-            let found = bench.epoch(epoch, case.at_time.as_deref(), &given, &set).await.map_err(&wrong)?;
+            let at_time = case.at_time.as_ref().and_then(|at_time| at_time.of(number));
+            let found = bench.epoch(epoch, at_time, &given, &set).await.map_err(&wrong)?;
             if !found.is_empty() {
                 let epoch = number + 1;
                 return Ok(found.into_iter().map(|line| format!("epoch {epoch}: {line}")).collect());
@@ -179,7 +205,7 @@ struct Bench {
     relations: BTreeMap<String, Content>,
     schemas: BTreeMap<String, (SchemaRef, Vec<String>)>,
     clocks: BTreeMap<String, SchemaRef>,
-    small: BTreeMap<String, RecordBatch>,
+    end: EpochEnd,
     scopes: BTreeSet<(String, String)>,
 }
 
@@ -231,7 +257,7 @@ impl Bench {
         Ok(Self {
             maintained: Maintained::new(run).map_err(|error| error.to_string())?,
             relations: contents,
-            small: small.collect(),
+            end: EpochEnd { small: small.collect(), ..EpochEnd::default() },
             schemas,
             clocks,
             scopes: BTreeSet::new(),
@@ -252,15 +278,21 @@ impl Bench {
             changed.insert(table.clone(), delta);
         }
         self.tick(at_time, &mut changed)?;
+        let before = self.end.complete.clone();
+        self.move_time(at_time, settings)?;
         for (table, delta) in &changed {
             if let Some(content) = self.relations.get_mut(table) {
                 content.apply(delta).map_err(|error| error.to_string())?;
             }
         }
-        if let Err(failed) = self.maintained.advance(&mut changed, &self.small).await {
+        let mut tables = Tables::new();
+        for (name, content) in &self.relations {
+            tables.insert(name.clone(), memory(content.batch().map_err(|error| error.to_string())?)?);
+        }
+        if let Err(failed) = self.maintained.advance(&mut changed, &self.end, &tables).await {
             return Ok(vec![failed.to_string()]);
         }
-        self.against_batch(parameters, settings).await
+        self.against_batch(parameters, settings, &before, tables).await
     }
 
     /// What rows as they are written change in a table.
@@ -295,7 +327,8 @@ impl Bench {
     /// Sets the clock of the log, unless the test gives its rows itself.
     fn tick(&mut self, at_time: Option<&str>, changed: &mut BTreeMap<String, RowDelta>) -> Result<(), String> {
         for (name, schema) in &self.clocks {
-            let before = self.small.get(name).cloned().unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema)));
+            let before =
+                self.end.small.get(name).cloned().unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema)));
             let after = match (changed.get(name), at_time) {
                 (Some(delta), _) => delta.added.clone(),
                 (None, None) if before.num_rows() > 0 => continue,
@@ -316,32 +349,58 @@ impl Bench {
             if !delta.is_empty() {
                 changed.insert(name.clone(), delta);
             }
-            self.small.insert(name.clone(), after);
+            self.end.small.insert(name.clone(), after);
         }
         Ok(())
     }
 
-    /// Where a pipeline's table is not what its SQL says in batch.
+    /// Lets windows close that have ended where the log ends, and schedules run.
+    fn move_time(&mut self, at_time: Option<&str>, settings: &BTreeMap<String, String>) -> Result<(), String> {
+        let Some(pipeline) = self.maintained.pipelines().iter().find(|pipeline| pipeline.follows_time()) else {
+            return Ok(());
+        };
+        let Some(at_time) = at_time else {
+            return Err(format!("`{}` follows time: say with at_time where the log ends", pipeline.name()));
+        };
+        let at = instant(at_time)?;
+        let zone = settings.get("merchant.zone").map_or("UTC", String::as_str);
+        self.end.clock = Some((at, zone_named(zone)?));
+        for (account, livemode) in &self.scopes {
+            self.end.complete.advance(account, livemode == "true", at);
+        }
+        Ok(())
+    }
+
+    /// Where a pipeline's table is not what its SQL says in batch; of one that emits on close, in the rows of windows
+    /// that were still open before the epoch.
     async fn against_batch(
         &self,
         parameters: &BTreeMap<String, BTreeMap<String, String>>,
         settings: &BTreeMap<String, String>,
+        before: &Completeness,
+        mut sources: Tables,
     ) -> Result<Vec<String>, String> {
-        let mut sources: BTreeMap<String, Arc<dyn TableProvider>> = BTreeMap::new();
-        for (name, content) in &self.relations {
-            sources.insert(name.clone(), memory(content.batch().map_err(|error| error.to_string())?)?);
-        }
         let none = BTreeMap::new();
         for pipeline in self.maintained.pipelines() {
             let (name, file) = (pipeline.name(), pipeline.file());
             let given = parameters.get(name).unwrap_or(&none);
             let parameters = file.parameters(given, settings).map_err(|error| error.to_string())?;
-            let expected = batch::run(file, parameters, pipeline.schema(), &sources)
-                .await
-                .map_err(|error| format!("{name} in batch: {}", error.strip_backtrace()))?;
             let actual = self.table(name)?;
+            if pipeline.is_snapshot() {
+                // It is batch itself, and stands still between two runs.
+                sources.insert(name.to_owned(), memory(actual)?);
+                continue;
+            }
+            let expected = batch::run(file, parameters, None, pipeline.schema(), &sources)
+                .await
+                .map_err(|error| format!("{name} in batch: {error}"))?;
+            let closing = |rows: &RecordBatch| match file.metadata.emit {
+                Emit::OnUpdate => Ok(rows.clone()),
+                Emit::OnClose => closed_between(rows, before, &self.end.complete).map_err(|error| error.to_string()),
+            };
+            let expected = closing(&expected)?;
             let columns: Vec<&str> = pipeline.schema().fields().iter().map(|field| field.name().as_str()).collect();
-            let found = differences(&columns, &file.metadata.grain, &expected, &actual)?;
+            let found = differences(&columns, &file.metadata.grain, &expected, &closing(&actual)?)?;
             if !found.is_empty() {
                 let head =
                     format!("the maintained rows of {name} are not what its SQL says in batch, which is expected here");
@@ -385,69 +444,6 @@ impl Bench {
         let grain = grain.map_or(&[][..], Vec::as_slice);
         differences(&columns, grain, &expected, &actual)
     }
-}
-
-/// Rows as they are written as a batch. A column that is left out is null where it may be, and else empty, zero, false
-/// or 1970; the key must be given.
-fn given_rows(schema: &SchemaRef, key: &[String], rows: &[Row]) -> Result<RecordBatch, String> {
-    let known = |column: &String| column == OP_COLUMN || schema.index_of(column).is_ok();
-    if let Some(unknown) = rows.iter().flat_map(Row::keys).find(|column| !known(column)) {
-        return Err(format!("there is no column `{unknown}`"));
-    }
-    let columns = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let values = rows
-                .iter()
-                .map(|row| match row.get(field.name()) {
-                    Some(None) if !field.is_nullable() => Err(format!("`{}` cannot be null", field.name())),
-                    Some(value) => Ok(value.clone()),
-                    None => left_out(field, key),
-                })
-                .collect::<Result<Vec<_>, _>>()?;
-            column(field, &values)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| error.to_string())
-}
-
-fn left_out(field: &Field, key: &[String]) -> Result<Option<String>, String> {
-    let value = match (field.name().as_str(), field.data_type()) {
-        ("account", _) => ACCOUNT,
-        ("livemode", _) => "true",
-        (name, _) if key.iter().any(|column| column == name) => return Err(format!("a row lacks its key `{name}`")),
-        _ if field.is_nullable() => return Ok(None),
-        (_, DataType::Boolean) => "false",
-        (_, DataType::Utf8 | DataType::List(_)) => "",
-        (_, DataType::Date32 | DataType::Timestamp(..)) => "1970-01-01",
-        _ => "0",
-    };
-    Ok(Some(value.to_owned()))
-}
-
-/// Texts as the values of a column, exactly.
-fn column(field: &Field, values: &[Option<String>]) -> Result<ArrayRef, String> {
-    if let DataType::List(item) = field.data_type() {
-        let mut lists = ListBuilder::new(StringBuilder::new()).with_field(Arc::clone(item));
-        for value in values {
-            for element in value.iter().flat_map(|text| text.split(',')).map(str::trim).filter(|e| !e.is_empty()) {
-                lists.values().append_value(element);
-            }
-            lists.append(value.is_some());
-        }
-        return Ok(Arc::new(lists.finish()));
-    }
-    if let DataType::Decimal128(_, scale) = field.data_type() {
-        let places = |text: &str| text.split_once('.').map_or(0, |(_, places)| places.trim_end_matches('0').len());
-        let scale = usize::try_from(*scale).unwrap_or_default();
-        if let Some(text) = values.iter().flatten().find(|text| places(text) > scale) {
-            return Err(format!("`{}` has {scale} decimal places, `{text}` more", field.name()));
-        }
-    }
-    let texts = StringArray::from(values.to_vec());
-    let options = CastOptions { safe: false, ..Default::default() };
-    cast_with_options(&texts, field.data_type(), &options).map_err(|error| format!("`{}`: {error}", field.name()))
 }
 
 fn memory(rows: RecordBatch) -> Result<Arc<dyn TableProvider>, String> {
@@ -526,18 +522,5 @@ mod tests {
             "rows are counted, not only looked for"
         );
         assert_eq!(compare(&["closing"], &grain, &[row(&[Some("1")])], &[row(&[Some("2")])]).len(), 2);
-    }
-
-    #[test]
-    fn decimals_are_read_exactly_or_not_at_all() {
-        let field = Field::new("amount", DataType::Decimal128(28, 6), true);
-        let read = |text: &str| {
-            column(&field, &[Some(text.to_owned())]).and_then(|array| texts(&array).map_err(|e| e.to_string()))
-        };
-        assert_eq!(read("1234567890123456.789012").unwrap(), [Some("1234567890123456.789012".to_owned())]);
-        assert_eq!(read("5.500").unwrap(), [Some("5.5".to_owned())]);
-        assert_eq!(read("100").unwrap(), [Some("100".to_owned())]);
-        assert!(read("0.1234567").unwrap_err().contains("6 decimal places"));
-        assert!(read("ten").unwrap_err().contains("amount"));
     }
 }

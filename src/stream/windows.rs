@@ -9,6 +9,7 @@
 //! is no midnight or where a minute past midnight becomes the day before again. Weeks begin on Mondays, and months are
 //! counted from January. Windows of hours and less are counted from 1970-01-01T00:00Z; the zone only names their day.
 
+mod described;
 mod functions;
 mod planner;
 
@@ -16,6 +17,7 @@ use arrow::datatypes::IntervalMonthDayNano;
 use chrono::{Datelike, NaiveDate};
 use chrono_tz::Tz;
 
+pub(super) use self::described::described;
 pub(super) use self::functions::{local_floor, local_hops, local_shift};
 pub use self::planner::register;
 pub(super) use self::planner::tables_in;
@@ -26,6 +28,11 @@ pub const MAX_PANES: i64 = 8;
 
 /// Monday, 1970-01-05, as days since 1970.
 const A_MONDAY: i32 = 4;
+
+/// The first instant of the window of an interval that another instant lies in.
+pub(super) fn floor(interval: IntervalMonthDayNano, micros: i64, zone: Tz) -> Option<i64> {
+    Span::of(interval).ok()?.shift(micros, 0, zone)
+}
 
 /// The length of a window, or the step from one to the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

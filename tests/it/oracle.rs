@@ -6,21 +6,28 @@
 //! refused by name and with a reason: `docs/queries.md` lists it, and is held true here.
 
 mod answers;
+mod closing;
 mod corpus;
 mod history;
 mod random;
+mod scheduled;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Instant,
 };
 
-use tributary::stream::pipeline::{Pipeline, RowDelta};
+use tributary::stream::{
+    epoch::EpochEnd,
+    pipeline::{Pipeline, RowDelta, Saved},
+};
 
 use self::{
     answers::{Answer, Batch},
+    closing::Closing,
     corpus::{Query, plan},
     history::{Arrival, Relations},
+    scheduled::Scheduled,
 };
 
 /// Runs every pipeline over the facts of `seed` as they arrive and compares each epoch with batch; the last answers.
@@ -32,22 +39,40 @@ async fn follow(queries: &[Query], seed: u64, arrival: Arrival) -> BTreeMap<Stri
 async fn follow_beside(queries: &[Query], seed: u64, arrival: Arrival, beside: bool) -> BTreeMap<String, Answer> {
     let mut pipelines = plan(queries).await.pipelines;
     let mut answers: BTreeMap<String, Answer> = BTreeMap::new();
+    let mut closing: BTreeMap<String, Closing> = BTreeMap::new();
+    let mut scheduled: BTreeMap<String, Scheduled> = BTreeMap::new();
     let mut relations = Relations::default();
     for (epoch, facts) in arrival.epochs(seed).into_iter().enumerate() {
         let mut deltas = relations.apply(&facts);
-        let (tables, small) = (relations.tables(), relations.small());
+        let (tables, end) = (relations.tables(), relations.end(LATENESS_DAYS));
         let batch = Batch::over(&tables);
         for pipeline in &mut pipelines {
             let name = pipeline.name().to_owned();
             let said = format!("{name}, epoch {epoch} of seed {seed}, {arrival:?}");
-            let delta = match pipeline.sources().iter().any(|source| deltas.contains_key(source)) {
-                true => pipeline.advance(&deltas, &small).await.unwrap_or_else(|error| panic!("{said}: {error}")),
-                false => RowDelta::none(pipeline.schema()),
+            let delta = if !pipeline.has_work(&deltas, &end) {
+                Ok(RowDelta::none(pipeline.schema()))
+            } else if pipeline.is_snapshot() {
+                let tables = batch.providers(pipeline.sources()).await;
+                pipeline.run(&end, &tables).await
+            } else {
+                pipeline.advance(&deltas, &end).await
             };
+            let delta = delta.unwrap_or_else(|error| panic!("{said}: {error}"));
             let answer = answers.entry(name.clone()).or_insert_with(|| Answer::new(pipeline));
             answer.add(&delta, &said);
             if beside {
-                let expected = batch.answer(pipeline).await;
+                let expected = if pipeline.is_snapshot() {
+                    let model = scheduled.entry(name.clone()).or_insert_with(|| Scheduled::new(pipeline));
+                    model.follow(pipeline, &batch, relations.newest(), &said).await
+                } else {
+                    batch.answer(pipeline).await
+                };
+                let expected = if pipeline.explain().on_close.is_some() {
+                    let model = closing.entry(name.clone()).or_insert_with(|| Closing::new(pipeline));
+                    model.follow(pipeline, expected, &relations.complete(LATENESS_DAYS), &said)
+                } else {
+                    expected
+                };
                 answer.assert_equals(&expected, &said);
                 batch.register(&name, expected.rows());
             }
@@ -56,27 +81,26 @@ async fn follow_beside(queries: &[Query], seed: u64, arrival: Arrival, beside: b
             }
         }
         if arrival.restores(epoch) {
-            pipelines = restored(queries, &pipelines, &small).await;
+            pipelines = restored(queries, &pipelines, &end).await;
         }
     }
     answers
 }
 
 /// Freshly planned pipelines with the state of the given ones, by way of what a checkpoint holds.
-async fn restored(
-    queries: &[Query],
-    pipelines: &[Pipeline],
-    small: &BTreeMap<String, arrow::array::RecordBatch>,
-) -> Vec<Pipeline> {
+async fn restored(queries: &[Query], pipelines: &[Pipeline], end: &EpochEnd) -> Vec<Pipeline> {
     let mut fresh = plan(queries).await.pipelines;
     for (new, old) in fresh.iter_mut().zip(pipelines) {
         assert_eq!((new.name(), new.fingerprint()), (old.name(), old.fingerprint()));
-        if let Some(saved) = old.save().unwrap() {
-            new.load(&answers::by_way_of_bytes(&saved), small).await.unwrap();
-        }
+        let Saved { state, held } = old.save().unwrap();
+        let [state, held] = [state, held].map(|rows| rows.as_ref().map(answers::by_way_of_bytes));
+        new.load(&Saved { state, held }, end).await.unwrap();
     }
     fresh
 }
+
+/// How long late facts are waited for before a window closes.
+const LATENESS_DAYS: i64 = 20;
 
 const ARRIVALS: [Arrival; 4] = [
     Arrival { order: 1, lateness: 0, duplicates: 0.0, epochs: 10, restore_every: None },
@@ -97,7 +121,10 @@ async fn every_query_of_the_corpus_equals_batch_after_every_epoch_however_its_fa
                 if !answer.is_empty() {
                     silent.remove(name);
                 }
-                if let Some(other) = last.as_ref().and_then(|last| last.get(name)) {
+                // What was there when a window closed, or a query ran, depends on what had arrived by then.
+                let of_its_time = |query: &Query| ["Emitted on close", "Run on a schedule"].contains(&&*query.section);
+                let of_its_time = queries.iter().any(|query| query.name == *name && of_its_time(query));
+                if let Some(other) = last.as_ref().and_then(|last| last.get(name)).filter(|_| !of_its_time) {
                     answer.assert_equals(other, &format!("{name} of seed {seed}, {arrival:?} against another arrival"));
                 }
             }
@@ -140,6 +167,7 @@ async fn rows_that_tie_are_told_apart_alike_whichever_others_are_sorted_with_the
         name: name.to_owned(),
         section: "Ties".to_owned(),
         grain: grain.iter().map(ToString::to_string).collect(),
+        when: String::new(),
         sql: sql.to_owned(),
     };
     let queries = [

@@ -22,6 +22,7 @@ use tributary::{
     money::{Amount, Currency, Rational},
     stream::{
         self,
+        epoch::EpochEnd,
         file::PipelineFile,
         graph::plan_all,
         pipeline::{Pipeline, RowDelta},
@@ -325,6 +326,10 @@ impl World {
         rows::log_clock(&clock).unwrap()
     }
 
+    fn end(&self) -> EpochEnd {
+        EpochEnd { small: BTreeMap::from([("log_clock".to_owned(), self.clock())]), ..EpochEnd::default() }
+    }
+
     fn relations(&self) -> BTreeMap<String, RecordBatch> {
         BTreeMap::from([
             ("mrr_movements".to_owned(), rows::mrr_movements(self.movements.values()).unwrap()),
@@ -414,10 +419,10 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
     let mut outputs: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for epoch in 0..EPOCHS {
         let mut deltas = world.epoch();
-        let small = BTreeMap::from([("log_clock".to_owned(), world.clock())]);
+        let end = world.end();
         let expected = batch(&pipelines, world.relations()).await;
         for pipeline in &mut pipelines {
-            let delta = pipeline.advance(&deltas, &small).await.unwrap();
+            let delta = pipeline.advance(&deltas, &end).await.unwrap();
             let output = outputs.entry(pipeline.name().to_owned()).or_default();
             add_up(output, &delta);
             assert_eq!(*output, expected[pipeline.name()], "{} after epoch {epoch} of seed {seed}", pipeline.name());
@@ -427,9 +432,7 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
             let mut fresh = plan(files.clone()).await;
             for (new, old) in fresh.iter_mut().zip(&pipelines) {
                 assert_eq!(new.fingerprint(), old.fingerprint());
-                if let Some(saved) = old.save().unwrap() {
-                    new.load(&saved, &small).await.unwrap();
-                }
+                new.load(&old.save().unwrap(), &end).await.unwrap();
             }
             pipelines = fresh;
         }
@@ -460,7 +463,7 @@ async fn the_changes_of_an_item_add_up_to_its_rounded_mrr_and_reversals_leave_no
     let mut pipeline = plan(vec![file]).await.remove(0);
     let mut output = BTreeSet::new();
     for _ in 0..120 {
-        let delta = pipeline.advance(&world.epoch(), &BTreeMap::new()).await.unwrap();
+        let delta = pipeline.advance(&world.epoch(), &EpochEnd::default()).await.unwrap();
         add_up(&mut output, &delta);
     }
     let rows: Vec<Vec<&str>> = output.iter().map(|line| line.split(" | ").collect()).collect();
@@ -666,9 +669,8 @@ async fn a_clock_that_moves_within_a_day_changes_nothing() {
     let daily: Vec<_> = shipped().into_iter().filter(|file| file.metadata.name == "mrr_daily").collect();
     let mut pipelines = plan(daily).await;
     let mut world = World::new(5);
-    let clock = |world: &World| BTreeMap::from([("log_clock".to_owned(), world.clock())]);
     let deltas = world.epoch();
-    let rows = pipelines[0].advance(&deltas, &clock(&world)).await.unwrap().added.num_rows();
+    let rows = pipelines[0].advance(&deltas, &world.end()).await.unwrap().added.num_rows();
     assert!(rows > 0);
     for (seconds, changes) in [(1, false), (86_400, true)] {
         let before = world.clock();
@@ -678,7 +680,7 @@ async fn a_clock_that_moves_within_a_day_changes_nothing() {
         }
         let delta = RowDelta { removed: before, added: world.clock() };
         let deltas = BTreeMap::from([("log_clock".to_owned(), delta)]);
-        let delta = pipelines[0].advance(&deltas, &clock(&world)).await.unwrap();
+        let delta = pipelines[0].advance(&deltas, &world.end()).await.unwrap();
         assert_eq!(!delta.is_empty(), changes, "{seconds} seconds later");
     }
 }
@@ -781,6 +783,6 @@ async fn a_sum_that_leaves_its_type_stops_the_pipeline_and_is_no_wrong_number() 
     let added = concat_batches(&added.schema(), [&added]).unwrap();
     let delta = RowDelta { removed: RecordBatch::new_empty(added.schema()), added };
     let deltas = BTreeMap::from([("billing_events".to_owned(), delta)]);
-    let error = pipelines[0].advance(&deltas, &BTreeMap::new()).await.unwrap_err();
+    let error = pipelines[0].advance(&deltas, &EpochEnd::default()).await.unwrap_err();
     assert!(error.to_string().contains("overflow"), "{error}");
 }

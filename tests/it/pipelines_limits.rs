@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::array::RecordBatch;
 use tributary::{
     ledger::rows::BillingEvent,
-    stream::pipeline::{Pipeline, RowDelta},
+    stream::{
+        epoch::EpochEnd,
+        pipeline::{Pipeline, RowDelta},
+    },
     tables::rows,
 };
 
@@ -16,7 +19,7 @@ async fn advance(pipeline: &mut Pipeline, rows: &[BillingEvent]) -> Option<Strin
     let added = rows::billing_events(rows).unwrap();
     let delta = RowDelta { removed: RecordBatch::new_empty(added.schema()), added };
     let deltas = BTreeMap::from([("billing_events".to_owned(), delta)]);
-    pipeline.advance(&deltas, &BTreeMap::new()).await.err().map(|error| error.to_string())
+    pipeline.advance(&deltas, &EpochEnd::default()).await.err().map(|error| error.to_string())
 }
 
 /// Rows that differ in the invoice they are of, of one customer.

@@ -32,7 +32,7 @@ use crate::{
 const TUMBLE: &str = "tumble";
 const HOP: &str = "hop";
 /// The columns that a window adds.
-const COLUMNS: [&str; 3] = ["window_start", "window_end", "window_day"];
+pub(super) const COLUMNS: [&str; 3] = ["window_start", "window_end", "window_day"];
 
 /// Lets the queries of a session use TUMBLE and HOP.
 ///

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tributary::{
     config::Config,
     engine,
-    stream::{self, file::PipelineFile, graph::plan_all, pipeline::RowDelta},
+    stream::{self, epoch::EpochEnd, file::PipelineFile, graph::plan_all, pipeline::RowDelta},
     tables::{self, Source},
 };
 
@@ -250,6 +250,7 @@ impl Book {
         let files = PipelineFile::load_dir(&Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines")).unwrap();
         let relations = engine::relations().unwrap();
         let small = BTreeMap::from([("log_clock".to_owned(), self.contents["log_clock"].clone())]);
+        let end = EpochEnd { small, ..EpochEnd::default() };
         for mut pipeline in plan_all(files, &relations, &BTreeMap::new(), &self.settings).await.unwrap() {
             let name = pipeline.name().to_owned();
             let parameters = pipeline.file().parameters(&BTreeMap::new(), &self.settings).unwrap();
@@ -260,7 +261,7 @@ impl Book {
             let wrong: Vec<_> = ours.symmetric_difference(&batch).take(4).collect();
             assert!(wrong.is_empty(), "{name}: {wrong:#?}");
             // A pipeline that is filled from what is there gives the same, and says what it keeps.
-            let filled = pipeline.advance(&deltas, &small).await.unwrap();
+            let filled = pipeline.advance(&deltas, &end).await.unwrap();
             assert_eq!(filled.added.num_rows(), rows.num_rows(), "{name}");
             println!("{name}: {} rows, {} groups", rows.num_rows(), pipeline.explain().groups);
             deltas.insert(name.clone(), filled);

@@ -1,6 +1,10 @@
 //! Answers as rows by key, and what stock DataFusion says.
 
-use std::{collections::BTreeMap, io::Cursor, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Cursor,
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
@@ -11,7 +15,7 @@ use arrow::{
 };
 use datafusion::{datasource::MemTable, prelude::SessionContext};
 use tributary::stream::{
-    self,
+    self, Tables,
     conversion::SharedRates,
     pipeline::{Pipeline, RowDelta},
 };
@@ -53,7 +57,7 @@ impl Answer {
         Self { key: pipeline.key().to_vec(), rows: BTreeMap::new(), batch }
     }
 
-    fn of(pipeline: &Pipeline, batch: RecordBatch) -> Self {
+    pub(super) fn of(pipeline: &Pipeline, batch: RecordBatch) -> Self {
         let mut answer = Self::new(pipeline);
         for row in values(&batch) {
             let said = format!("{row:?}");
@@ -94,6 +98,16 @@ impl Answer {
         if let Some((key, row)) = self.rows.iter().find(|(key, _)| !expected.rows.contains_key(*key)) {
             panic!("{said}: the pipeline has {key:?} {row:?}, batch has not");
         }
+    }
+
+    /// How many keys have another row, or only one of both a row.
+    pub(super) fn differing(&self, other: &Self) -> u64 {
+        let keys: BTreeSet<_> = self.rows.keys().chain(other.rows.keys()).collect();
+        let differs = |key: &&&Vec<String>| match (self.rows.get(**key), other.rows.get(**key)) {
+            (Some(a), Some(b)) => !same(a, b),
+            _ => true,
+        };
+        keys.iter().filter(differs).count() as u64
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -154,8 +168,22 @@ impl Batch {
         Ok(query.schema().fields().iter().map(|field| field.name().clone()).collect())
     }
 
+    /// Tables as a query on a schedule reads them.
+    pub(super) async fn providers(&self, names: &BTreeSet<String>) -> Tables {
+        let mut tables = Tables::new();
+        for name in names {
+            tables.insert(name.clone(), self.0.table_provider(name.as_str()).await.unwrap());
+        }
+        tables
+    }
+
     pub(super) async fn answer(&self, pipeline: &Pipeline) -> Answer {
-        let query = self.0.sql(&pipeline.file().text).await.unwrap();
+        self.answer_to(pipeline, &pipeline.file().text).await
+    }
+
+    /// What other words for the query of a pipeline say.
+    pub(super) async fn answer_to(&self, pipeline: &Pipeline, sql: &str) -> Answer {
+        let query = self.0.sql(sql).await.unwrap();
         let rows = query.collect().await.unwrap_or_else(|error| panic!("{}: {error}", pipeline.name()));
         let rows: Vec<RecordBatch> = rows.iter().map(|rows| conform(rows, pipeline.schema())).collect();
         Answer::of(pipeline, concat_batches(pipeline.schema(), &rows).unwrap())

@@ -15,6 +15,8 @@ pub(super) struct Query {
     pub(super) section: String,
     /// The columns that identify a row, after account and mode.
     pub(super) grain: Vec<String>,
+    /// When its rows are emitted, or when it is run, as the metadata says it; mostly nothing.
+    pub(super) when: String,
     pub(super) sql: String,
 }
 
@@ -30,13 +32,12 @@ pub(super) fn queries() -> Vec<Query> {
     for line in include_str!("corpus.sql").lines() {
         if let Some(title) = line.strip_prefix("-- # ") {
             title.clone_into(&mut section);
-        } else if let Some((name, grain)) = line
-            .strip_prefix("-- ")
-            .filter(|_| !section.is_empty())
-            .and_then(|line| line.strip_suffix(']')?.split_once(" ["))
+        } else if let Some((name, grain, when)) =
+            line.strip_prefix("-- ").filter(|_| !section.is_empty()).and_then(headed)
         {
             let grain = grain.split(", ").filter(|column| !column.is_empty()).map(str::to_owned).collect();
-            queries.push(Query { name: name.to_owned(), section: section.clone(), grain, sql: String::new() });
+            let (name, section, when) = (name.to_owned(), section.clone(), when.trim().to_owned());
+            queries.push(Query { name, section, grain, when, sql: String::new() });
         } else if let Some(query) = queries.last_mut().filter(|_| !line.is_empty()) {
             query.sql += line;
             query.sql.push('\n');
@@ -44,6 +45,13 @@ pub(super) fn queries() -> Vec<Query> {
     }
     assert!(queries.len() >= 60, "the corpus has {} queries", queries.len());
     queries
+}
+
+/// The parts of `name [grain] when`.
+fn headed(line: &str) -> Option<(&str, &str, &str)> {
+    let (name, rest) = line.split_once(" [")?;
+    let (grain, when) = rest.split_once(']')?;
+    Some((name, grain, when))
 }
 
 /// Plans every query over the relations and the answers of those before it.
@@ -75,9 +83,10 @@ fn file(query: &Query, columns: &[String]) -> PipelineFile {
     let described: Vec<String> = described.map(|column| format!("\"{column}\": {{ description: c }}")).collect();
     let grain = ["account", "livemode"].into_iter().chain(query.grain.iter().map(String::as_str)).collect::<Vec<_>>();
     let text = format!(
-        "/*---\nname: {name}\ndescription: d\nowner: o\nmode: upsert\ngrain: [{grain}]\ntime_column: account\n\
+        "/*---\nname: {name}\ndescription: d\nowner: o\nmode: upsert\n{when}\ngrain: [{grain}]\ntime_column: account\n\
          columns: {{ {columns} }}\n---*/\n{sql}",
         name = query.name,
+        when = query.when,
         grain = grain.join(", "),
         columns = described.join(", "),
         sql = query.sql,
@@ -103,11 +112,15 @@ pub(super) fn document(queries: &[Query], planned: &Planned) -> String {
             section = &query.section;
             writeln!(text, "\n## {section}").unwrap();
         }
-        writeln!(text, "\n### {}\n\n```sql\n{}```\n", query.name, query.sql).unwrap();
+        let when = if query.when.is_empty() { String::new() } else { format!("`{}`\n\n", query.when) };
+        writeln!(text, "\n### {}\n\n{when}```sql\n{}```\n", query.name, query.sql).unwrap();
         match (by_name.get(query.name.as_str()), planned.refused.get(&query.name)) {
             (Some(pipeline), _) => {
                 let explained = pipeline.explain();
-                writeln!(text, "*{}*: an epoch recomputes {}.", explained.class, explained.recomputes).unwrap();
+                let on_close = explained.on_close.is_some();
+                let released = if on_close { " A row is emitted once, when its window closes." } else { "" };
+                writeln!(text, "*{}*: an epoch recomputes {}.{released}", explained.class, explained.recomputes)
+                    .unwrap();
             }
             (_, Some((reason, hint))) => {
                 let reason = reason.replace(&format!("`{}` cannot be maintained: ", query.name), "");

@@ -466,3 +466,70 @@ GROUP BY account, livemode, window_day
 -- nowhere [window_day]
 SELECT account, livemode, window_day, SUM(amount) AS amount FROM TUMBLE(payments, at, INTERVAL '1' DAY, 'Europe/Atlantis')
 GROUP BY account, livemode, window_day
+
+-- # Emitted on close
+
+-- closed_days [window_end, id] emit: on_close
+SELECT account, livemode, window_end, id, amount FROM TUMBLE(payments, at, INTERVAL '1' DAY, 'America/Havana')
+WHERE kind = 'refund'
+
+-- closed_months [window_end, customer] emit: on_close
+SELECT account, livemode, window_end, customer, SUM(amount) AS amount, COUNT(*) AS payments
+FROM TUMBLE(payments, at, INTERVAL '1' MONTH, 'Africa/Cairo')
+GROUP BY account, livemode, window_end, customer
+
+-- closed_weeks [window_end] emit: on_close
+SELECT account, livemode, window_end, COUNT(DISTINCT customer) AS customers
+FROM HOP(payments, at, INTERVAL '1' DAY, INTERVAL '7' DAY, 'Asia/Beirut')
+GROUP BY account, livemode, window_end
+
+-- closed_balances [window_end, currency] emit: on_close
+SELECT account, livemode, window_end, currency, SUM(SUM(amount)) OVER (PARTITION BY account, livemode, currency
+ORDER BY window_end) AS balance FROM TUMBLE(payments, at, INTERVAL '1' MONTH, 'Africa/Cairo')
+GROUP BY account, livemode, window_end, currency
+
+-- closed_plans [window_end, plan] emit: on_close
+SELECT account, livemode, window_end, plan, COUNT(*) AS begun, SUM(price) AS price
+FROM TUMBLE(subscriptions, since, INTERVAL '1' MONTH, 'Africa/Cairo') GROUP BY account, livemode, window_end, plan
+
+-- read_when_closed [customer]
+SELECT account, livemode, customer, MAX(amount) AS best_month FROM closed_months GROUP BY account, livemode, customer
+
+-- never_closed [customer] emit: on_close
+SELECT account, livemode, customer, SUM(amount) AS amount FROM payments GROUP BY account, livemode, customer
+
+-- closed_without_a_key [customer] emit: on_close
+SELECT account, livemode, customer, MAX(window_end) AS window_end
+FROM TUMBLE(payments, at, INTERVAL '1' MONTH, 'Africa/Cairo') GROUP BY account, livemode, customer
+
+-- # Run on a schedule
+
+-- best_customers [customer] schedule: monthly
+SELECT account, livemode, customer, SUM(amount) AS amount FROM payments WHERE at < $as_of AND amount IS NOT NULL
+GROUP BY account, livemode, customer ORDER BY amount DESC, account, livemode, customer LIMIT 5
+
+-- pairs_of_customers [customer, other] schedule: weekly
+SELECT s.account, s.livemode, s.customer, p.customer AS other, COUNT(*) AS n FROM subscriptions AS s
+JOIN payments AS p ON p.currency = 'usd' AND p.units = s.seats GROUP BY s.account, s.livemode, s.customer, p.customer
+
+-- recent_payments [id] schedule: daily
+SELECT account, livemode, id, at, amount FROM payments WHERE at >= now() - INTERVAL '30 days' AND at < now()
+
+-- shares_of_all [id] schedule: hourly
+SELECT account, livemode, id, units * 100 / (SELECT SUM(units) FROM payments WHERE units > 0) AS share, current_date AS day
+FROM payments WHERE units IS NOT NULL
+
+-- read_when_run [currency]
+SELECT account, livemode, COUNT(*) AS n, 'all' AS currency FROM recent_payments GROUP BY account, livemode
+
+-- without_a_schedule [id]
+SELECT account, livemode, id FROM payments WHERE at >= $as_of
+
+-- nearly_on_a_schedule [customer] schedule: daily
+SELECT account, livemode, customer, APPROX_MEDIAN(amount) AS middle FROM payments GROUP BY account, livemode, customer
+
+-- by_chance_on_a_schedule [id] schedule: daily
+SELECT account, livemode, id FROM payments WHERE random() < 0.5
+
+-- any_five_on_a_schedule [id] schedule: daily
+SELECT account, livemode, id FROM payments LIMIT 5

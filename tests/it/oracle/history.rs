@@ -11,14 +11,22 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
 use chrono::NaiveDate;
+use chrono_tz::Tz;
 use datafusion::common::ScalarValue;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
-use tributary::stream::{Relation, pipeline::RowDelta};
+use tributary::stream::{
+    Relation,
+    epoch::{Completeness, EpochEnd},
+    pipeline::RowDelta,
+};
 
 /// Facts of a history.
 const FACTS: usize = 180;
 const CLOCK: &str = "log_clock";
 const HALF_HOUR: i64 = 1_800_000_000;
+
+/// In whose calendar schedules run.
+pub(super) const ZONE: Tz = Tz::Europe__Berlin;
 
 /// Days around which clocks change somewhere: New York and Havana, Berlin and Beirut, Cairo; and their way back.
 const CHANGES: [(u32, u32, i64); 5] = [(3, 9, 4), (3, 29, 5), (4, 24, 4), (10, 25, 4), (11, 1, 4)];
@@ -76,6 +84,13 @@ impl Arrival {
         epochs.push(arriving);
         epochs.into_iter().rev().map(|epoch| epoch.into_iter().map(|(_, fact)| fact).collect()).collect()
     }
+}
+
+/// The facts of `seed` in the order of their instants, cut into epochs of one size.
+pub(super) fn orderly(seed: u64, epochs: usize) -> Vec<Vec<Fact>> {
+    let mut facts = facts(seed);
+    facts.sort_by_key(|fact| fact.at);
+    facts.chunks(FACTS.div_ceil(epochs)).map(<[Fact]>::to_vec).collect()
 }
 
 fn facts(seed: u64) -> Vec<Fact> {
@@ -261,13 +276,33 @@ impl Relations {
         batch(CLOCK, self.clock.values())
     }
 
-    pub(super) fn small(&self) -> BTreeMap<String, RecordBatch> {
-        BTreeMap::from([(CLOCK.to_owned(), self.clock())])
+    /// The end of an epoch, when late facts are waited for so many days.
+    pub(super) fn end(&self, lateness_days: i64) -> EpochEnd {
+        let mut complete = Completeness::default();
+        for ((account, mode), at) in self.complete(lateness_days) {
+            complete.advance(&account, mode == "true", at);
+        }
+        let clock = self.newest().map(|newest| (newest, ZONE));
+        EpochEnd { small: BTreeMap::from([(CLOCK.to_owned(), self.clock())]), complete, clock }
+    }
+
+    /// The greatest instant of any fact.
+    pub(super) fn newest(&self) -> Option<i64> {
+        self.complete(0).into_values().max()
+    }
+
+    /// By account and mode: up to when windows have closed.
+    pub(super) fn complete(&self, lateness_days: i64) -> BTreeMap<(String, String), i64> {
+        let last = |row: &Row| match row[2] {
+            ScalarValue::TimestampMicrosecond(Some(at), _) => at,
+            _ => unreachable!("a clock has an instant"),
+        };
+        self.clock.iter().map(|(place, row)| (place.clone(), last(row) - lateness_days * 48 * HALF_HOUR)).collect()
     }
 
     pub(super) fn tables(&self) -> BTreeMap<String, RecordBatch> {
         let rows = |table| self.rows.get(table).into_iter().flatten().filter_map(|(_, (_, row))| row.as_ref());
-        let mut tables = self.small();
+        let mut tables = self.end(0).small;
         for table in ["payments", "subscriptions", "plans"] {
             tables.insert(table.to_owned(), batch(table, rows(table)));
         }

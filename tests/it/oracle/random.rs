@@ -11,7 +11,7 @@ pub(super) fn queries(seed: u64, count: usize) -> Vec<Query> {
     (0..count)
         .map(|i| {
             let (grain, sql) = query(&mut random);
-            Query { name: format!("random_{seed}_{i}"), section: "Random".to_owned(), grain, sql }
+            Query { name: format!("random_{seed}_{i}"), section: "Random".to_owned(), grain, when: String::new(), sql }
         })
         .collect()
 }

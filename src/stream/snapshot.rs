@@ -1,0 +1,215 @@
+//! Scheduled snapshots: a query that no other class can maintain, run again in batch when the log's clock crosses a
+//! boundary of its schedule, and compared by key with the answer before.
+//!
+//! Boundaries are the first instants of the hours, days, weeks or months of a zone. Of several that an epoch crosses the
+//! latest alone counts; `$as_of`, `now()` and `current_date` are that boundary. Between two runs the table stands still.
+//! The clock is the greatest event time, never that of the wall, so that a replay runs at the same boundaries.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{IntervalMonthDayNano, SchemaRef},
+};
+use chrono_tz::Tz;
+use datafusion::{
+    catalog::TableProvider,
+    common::{ScalarValue, tree_node::TreeNodeRecursion},
+    logical_expr::{Limit, LogicalPlan, Volatility},
+    prelude::SessionContext,
+};
+
+use super::{
+    Error, batch,
+    class::{Refusal, function_that, refuse, refuse_disordered, refuse_unstable},
+    conversion,
+    epoch::EpochEnd,
+    file::{PipelineFile, Schedule},
+    pipeline::{RowDelta, difference},
+    windows,
+};
+
+/// Tables by name, as queries read them.
+pub type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
+
+/// The most rows that an answer may have: it is held until the next one, and written with the checkpoint.
+const MAX_ROWS_OF_A_SNAPSHOT: usize = 1_000_000;
+
+/// The most rows that the tables it reads may have together: some ten seconds, in which no epoch is read.
+const MAX_ROWS_OF_ITS_SOURCES: usize = 20_000_000;
+
+/// Where a saved answer says of which boundary it is.
+const AS_OF: &str = "as_of";
+
+/// A query at work that is run on a schedule.
+pub(super) struct Snapshot {
+    schedule: Schedule,
+    parameters: Vec<(String, ScalarValue)>,
+    schema: SchemaRef,
+    /// The boundary of the last run, and its answer.
+    last: Option<(i64, RecordBatch)>,
+}
+
+impl Snapshot {
+    pub(super) fn new(schedule: Schedule, parameters: Vec<(String, ScalarValue)>, schema: &SchemaRef) -> Self {
+        Self { schedule, parameters, schema: Arc::clone(schema), last: None }
+    }
+
+    /// The boundary at which it is to be run by the end of an epoch, if it was not yet.
+    pub(super) fn due(&self, end: &EpochEnd) -> Option<i64> {
+        let (clock, zone) = end.clock?;
+        let boundary = boundary(self.schedule, clock, zone)?;
+        self.last.as_ref().is_none_or(|(last, _)| *last < boundary).then_some(boundary)
+    }
+
+    /// How the answer at a boundary differs from the last one.
+    pub(super) async fn run(
+        &mut self,
+        file: &PipelineFile,
+        key: &[usize],
+        as_of: i64,
+        sources: &Tables,
+    ) -> Result<RowDelta, Error> {
+        let mut read = 0;
+        for table in sources.values() {
+            read += SessionContext::new().read_table(Arc::clone(table))?.count().await?;
+        }
+        check_sources(read)?;
+        let rows = batch::run(file, self.parameters.clone(), Some(as_of), &self.schema, sources).await?;
+        check_answer(rows.num_rows())?;
+        let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
+        let before = self.last.as_ref().map_or(&nothing, |(_, rows)| rows);
+        let delta = difference(before, &rows, key, &file.metadata.name)?;
+        self.last = Some((as_of, rows));
+        Ok(delta)
+    }
+
+    pub(super) fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    /// The boundary of the last run.
+    pub(super) fn last_run(&self) -> Option<i64> {
+        self.last.as_ref().map(|(at, _)| *at)
+    }
+
+    /// Rows of the last answer.
+    pub(super) fn rows(&self) -> usize {
+        self.last.as_ref().map_or(0, |(_, rows)| rows.num_rows())
+    }
+
+    /// The last answer, with its boundary in the schema's metadata.
+    pub(super) fn save(&self) -> Result<Option<RecordBatch>, Error> {
+        let Some((as_of, rows)) = &self.last else { return Ok(None) };
+        let metadata = [(AS_OF.to_owned(), as_of.to_string())].into();
+        let schema = Arc::new(self.schema.as_ref().clone().with_metadata(metadata));
+        Ok(Some(RecordBatch::try_new(schema, rows.columns().to_vec())?))
+    }
+
+    /// Puts back what [`Self::save`] gave.
+    pub(super) fn load(&mut self, saved: &RecordBatch) -> Result<(), Error> {
+        let as_of = saved.schema().metadata().get(AS_OF).and_then(|as_of| as_of.parse().ok());
+        let as_of = as_of.ok_or_else(|| Error::Internal("a saved snapshot is of no boundary".to_owned()))?;
+        let rows = RecordBatch::try_new(Arc::clone(&self.schema), saved.columns().to_vec())?;
+        self.last = Some((as_of, rows));
+        Ok(())
+    }
+}
+
+fn check_sources(rows: usize) -> Result<(), Error> {
+    if rows > MAX_ROWS_OF_ITS_SOURCES {
+        return Err(Error::Limit(format!(
+            "a snapshot would read {rows} rows, and at most {MAX_ROWS_OF_ITS_SOURCES} can be: let it read a pipeline that \
+             aggregates them first"
+        )));
+    }
+    Ok(())
+}
+
+fn check_answer(rows: usize) -> Result<(), Error> {
+    if rows > MAX_ROWS_OF_A_SNAPSHOT {
+        return Err(Error::Limit(format!(
+            "a snapshot has {rows} rows, and at most {MAX_ROWS_OF_A_SNAPSHOT} can be: filter or group them"
+        )));
+    }
+    Ok(())
+}
+
+/// The last boundary of a schedule that is not after an instant.
+pub(super) fn boundary(schedule: Schedule, micros: i64, zone: Tz) -> Option<i64> {
+    let interval = |months, days, hours: i64| IntervalMonthDayNano::new(months, days, hours * 3_600_000_000_000);
+    let interval = match schedule {
+        Schedule::Hourly => interval(0, 0, 1),
+        Schedule::Daily => interval(0, 1, 0),
+        Schedule::Weekly => interval(0, 7, 0),
+        Schedule::Monthly => interval(1, 0, 0),
+    };
+    windows::floor(interval, micros, zone)
+}
+
+/// Whether a query gives the same answer on every run over the same rows at one boundary.
+pub(super) fn check(plan: &LogicalPlan) -> Result<(), Refusal> {
+    // What is stable is a function of the time at which the query runs, which is the boundary, or of rates.
+    let is_unstable =
+        |name: &str, volatility: Volatility| volatility == Volatility::Volatile || name == conversion::NAME;
+    if let Some(name) = function_that(plan, &is_unstable)? {
+        return refuse_unstable(&name);
+    }
+    refuse_disordered(plan)?;
+    let mut unordered = false;
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Limit(Limit { input, .. }) = node {
+            unordered |= !is_sorted(input);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    if unordered {
+        return refuse(
+            "which rows LIMIT keeps hangs on an order that is not given",
+            "LIMIT",
+            "write ORDER BY before it",
+        );
+    }
+    Ok(())
+}
+
+fn is_sorted(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => plan.inputs().into_iter().all(is_sorted),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+
+    #[test]
+    fn too_many_rows_stop_a_snapshot_and_it_says_what_to_do() {
+        assert!(check_sources(MAX_ROWS_OF_ITS_SOURCES).is_ok() && check_answer(MAX_ROWS_OF_A_SNAPSHOT).is_ok());
+        let read = check_sources(MAX_ROWS_OF_ITS_SOURCES + 1).unwrap_err().to_string();
+        assert!(read.contains("20000001 rows") && read.contains("aggregates them first"), "{read}");
+        let had = check_answer(MAX_ROWS_OF_A_SNAPSHOT + 1).unwrap_err().to_string();
+        assert!(had.contains("1000001 rows") && had.contains("filter or group"), "{had}");
+    }
+
+    #[test]
+    fn a_boundary_is_a_first_instant_of_the_calendar_also_where_there_is_no_midnight() {
+        let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().timestamp_micros();
+        let cairo: Tz = "Africa/Cairo".parse().unwrap();
+        for (schedule, now, last) in [
+            // On 2024-04-26 clocks went from 00:00 to 01:00.
+            (Schedule::Daily, "2024-04-26T15:00:00+03:00", "2024-04-26T01:00:00+03:00"),
+            (Schedule::Daily, "2024-04-25T23:59:59+02:00", "2024-04-25T00:00:00+02:00"),
+            (Schedule::Weekly, "2024-04-28T12:00:00+03:00", "2024-04-22T00:00:00+02:00"),
+            (Schedule::Monthly, "2024-05-01T00:00:00+03:00", "2024-05-01T00:00:00+03:00"),
+            (Schedule::Monthly, "2024-04-30T23:59:59+03:00", "2024-04-01T00:00:00+02:00"),
+            (Schedule::Hourly, "2024-04-26T15:59:59+03:00", "2024-04-26T15:00:00+03:00"),
+        ] {
+            assert_eq!(boundary(schedule, at(now), cairo), Some(at(last)), "{schedule:?} {now}");
+        }
+    }
+}
