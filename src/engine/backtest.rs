@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
 };
 
@@ -25,6 +24,7 @@ use super::{
 };
 use crate::{
     ledger::{Rules, review, rows::LedgerEntry},
+    storage::Home,
     stream::{
         batch,
         calendar::{first_instant, local_day},
@@ -64,7 +64,7 @@ pub struct Backtested {
 /// # Errors
 /// When tables cannot be read, a file is not right, or a pipeline fails.
 pub async fn backtest(
-    data_dir: &Path,
+    home: &Home,
     question: Question,
     name: &str,
     (from, to): (i32, i32),
@@ -79,7 +79,7 @@ pub async fn backtest(
     let maintained =
         Maintained::new(planned).map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })?;
     let reads: BTreeSet<String> = maintained.pipelines().iter().flat_map(|p| p.sources().iter().cloned()).collect();
-    let tables = history_tables(data_dir, Question { pipelines: Vec::new(), ..question }).await?;
+    let tables = history_tables(home, Question { pipelines: Vec::new(), ..question }).await?;
     if tables.is_empty() {
         return Ok(None);
     }

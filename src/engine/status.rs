@@ -1,13 +1,14 @@
 //! How the pipelines are: what `pipeline_status` and `tributary status` show, of a running engine and of the newest
 //! checkpoint.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINT_DIR, Engine, Error, Running, State, checkpoint::EngineState, swap};
+use super::{Engine, Error, Running, State, checkpoint::EngineState, readers::newest};
 use crate::{
+    storage::Home,
     stream::checkpoint::{self, Manifest},
     tables,
     time::EventTime,
@@ -42,7 +43,7 @@ pub struct PipelineStatus {
 /// How a data directory is, as of its newest checkpoint.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// Whether an engine runs on it.
+    /// Whether an engine runs on it, on this machine.
     pub running: bool,
     /// The newest decision.
     pub manifest: Manifest,
@@ -54,20 +55,16 @@ pub struct Status {
 ///
 /// # Errors
 /// When the newest checkpoint cannot be read.
-pub async fn status(data_dir: &Path) -> Result<Option<Status>, Error> {
-    if swap::is_unfinished(data_dir) {
-        return Err(Error::RebuildUnfinished);
-    }
-    let dir = data_dir.join(CHECKPOINT_DIR);
-    let Some(manifest) = checkpoint::peek(&dir).await? else { return Ok(None) };
-    let pipelines = of_manifest(&dir, &manifest).await?;
-    Ok(Some(Status { running: checkpoint::is_locked(&dir)?, manifest, pipelines }))
+pub async fn status(home: &Home) -> Result<Option<Status>, Error> {
+    let Some(manifest) = newest(home).await? else { return Ok(None) };
+    let pipelines = of_manifest(home, &manifest).await?;
+    Ok(Some(Status { running: checkpoint::is_locked(&home.engine_dir())?, manifest, pipelines }))
 }
 
 /// How the pipelines were when a manifest was decided. A blob of it may go while an engine runs: nothing is known then.
-pub(super) async fn of_manifest(dir: &Path, manifest: &Manifest) -> Result<Vec<PipelineStatus>, Error> {
+pub(super) async fn of_manifest(home: &Home, manifest: &Manifest) -> Result<Vec<PipelineStatus>, Error> {
     let Some(blob) = manifest.state.get("engine") else { return Ok(Vec::new()) };
-    let bytes = match checkpoint::peek_blob(dir, blob).await {
+    let bytes = match checkpoint::peek_blob(home.checkpoints().as_ref(), blob).await {
         Ok(bytes) => bytes,
         Err(checkpoint::Error::Damaged { .. }) => return Ok(Vec::new()),
         Err(error) => return Err(error.into()),

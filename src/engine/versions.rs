@@ -1,6 +1,6 @@
 //! A pipeline's table under two versions of its file or its parameters, over the same tables of a data directory.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::array::RecordBatch;
 
@@ -9,11 +9,14 @@ use super::{
     readers::{Stored, committed_sources},
     recovery::relations,
 };
-use crate::stream::{
-    batch,
-    file::PipelineFile,
-    graph::{plan_all, upstream},
-    versions::{self, Versions},
+use crate::{
+    storage::Home,
+    stream::{
+        batch,
+        file::PipelineFile,
+        graph::{plan_all, upstream},
+        versions::{self, Versions},
+    },
 };
 
 /// Pipelines with their parameters.
@@ -31,13 +34,13 @@ pub struct Version {
 /// # Errors
 /// When a version is not right, reads a table that has not been made, or fails on the rows.
 pub async fn diff(
-    data_dir: &Path,
+    home: &Home,
     name: &str,
     settings: &BTreeMap<String, String>,
     before: &Version,
     after: &Version,
 ) -> Result<Option<Versions>, Error> {
-    let Some((_, tables)) = committed_sources(data_dir).await? else { return Ok(None) };
+    let Some((_, tables)) = committed_sources(home).await? else { return Ok(None) };
     let (old, _) = rows(name, before, settings, &tables).await?;
     let (new, grain) = rows(name, after, settings, &tables).await?;
     let versions = versions::compare(&old, &new, &grain);

@@ -1,6 +1,7 @@
 //! The promises of the whole product, kept by the real program in real processes on a directory of their own.
 
 mod alerts;
+mod bucket;
 mod catalogue;
 mod changes;
 mod commands;
@@ -15,6 +16,7 @@ mod operating;
 mod pipelines;
 mod rebuild;
 mod revenue;
+mod s3;
 mod scores;
 mod serving;
 mod sidecar;

@@ -75,7 +75,7 @@ pub(super) fn held_back<'a>(lines: impl Iterator<Item = &'a str>, most: u64, num
 }
 
 /// Copies a directory with all that is in it.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     for file in files(from) {
         let target = to.join(file.strip_prefix(from).unwrap());
         fs::create_dir_all(target.parent().unwrap()).unwrap();
