@@ -32,10 +32,10 @@ demo: setup ## Simulate an account, run everything on it, serve PostgreSQL until
 	rm -rf $(DEMO_DIR)
 	cargo run --quiet $(CARGO_FLAGS) -- demo --data-dir $(DEMO_DIR) $(if $(ONCE),--once)
 
-test: setup-test ## Run every test, with a real Kafka, psql and Stripe's own SDK beside it
+test: setup-test ## Run every test, with a real Kafka, S3 server, psql and Stripe's own SDK beside it
 	cargo test $(CARGO_FLAGS) --no-run
 	TRIBUTARY_TEST_PYTHON=$$(scripts/python-env.sh); export TRIBUTARY_TEST_PYTHON; \
-	scripts/with-kafka.sh cargo test $(CARGO_FLAGS)
+	scripts/with-kafka.sh scripts/with-minio.sh cargo test $(CARGO_FLAGS)
 
 soak: setup-test ## Random queries, facts and kills for SOAK_SECONDS=600 each; a failure names its seed
 	cargo test $(CARGO_FLAGS) --no-run

@@ -4,7 +4,8 @@
 #   scripts/setup.sh build   what compiling needs
 #   scripts/setup.sh test    what the tests need besides
 #
-# Java and Maven, for the tests' Kafka, are looked after by scripts/kafka.sh.
+# Java and Maven, for the tests' Kafka, are looked after by scripts/kafka.sh. MinIO, for the tests of S3, is built where
+# there is Go, which is not installed for it.
 set -eu
 
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
@@ -22,7 +23,7 @@ say() { echo "setup.sh: $*" >&2; }
 
 case ${1:-} in
     build | test) ;;
-    *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
 
 # C and C++ for librdkafka, SQLite, zstd and the TLS libraries; OpenSSL's headers for Kafka over TLS.
@@ -54,6 +55,9 @@ fi
 if ! command -v cargo >/dev/null; then
     say "installing Rust by rustup"
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c clippy -c rustfmt >&2
+fi
+if [ "$1" = test ] && command -v go >/dev/null; then
+    "$(dirname "$0")/minio.sh" install || say "MinIO could not be built: the tests of S3 will say that they are skipped"
 fi
 have=$(rustc --version | cut -d' ' -f2)
 if [ "$(printf '%s\n%s\n' "$rust" "$have" | sort -V | head -1)" != "$rust" ]; then

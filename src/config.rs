@@ -31,6 +31,7 @@ use crate::{
     },
     log::{self, kafka},
     money::{Currency, Factor, parse_exact},
+    storage,
     stripe::{admission::Key, ids::AccountId, signature},
 };
 
@@ -75,6 +76,8 @@ pub struct Config {
     pub log: Log,
     /// The engine.
     pub engine: Engine,
+    /// Where tables, checkpoints and the outbox are.
+    pub storage: Storage,
     /// The rules of recurring revenue.
     pub revenue: Revenue,
     /// Where pipelines are.
@@ -168,6 +171,28 @@ impl Default for Engine {
     fn default() -> Self {
         // Stripe retries a webhook for three days.
         Self { checkpoint_seconds: 2, allowed_lateness_seconds: 3 * 86_400 }
+    }
+}
+
+/// `[storage]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// `s3://bucket/prefix`; the data directory if not set.
+    pub url: Option<String>,
+    /// The server's address, if it is not Amazon's.
+    pub endpoint: Option<String>,
+    /// The bucket's region, if `AWS_REGION` does not say it.
+    pub region: Option<String>,
+    /// Whether the bucket is named in the path, and not in the host.
+    pub path_style: bool,
+    /// Whether the server may be spoken to without TLS.
+    pub allow_http: bool,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { url: None, endpoint: None, region: None, path_style: true, allow_http: false }
     }
 }
 
@@ -392,7 +417,7 @@ impl Config {
             None if !Path::new(FILE).exists() && !data_dir.join(FILE).exists() => Figment::new(),
             _ => Figment::from(toml),
         };
-        let sections = ["merchant", "log", "engine", "revenue", "pipelines", "gateway", "serve"];
+        let sections = ["merchant", "log", "engine", "storage", "revenue", "pipelines", "gateway", "serve"];
         let variables = Env::prefixed("TRIBUTARY_")
             .filter(move |key| sections.iter().any(|section| key.starts_with(&format!("{section}__"))))
             .split("__");
@@ -455,6 +480,13 @@ impl Config {
             settings.insert("revenue.pause_is_logo_churn".to_owned(), rules.pause_is_logo_churn.to_string());
         }
         settings
+    }
+
+    /// The bucket of tables, checkpoints and outbox, if they are not in the data directory.
+    #[must_use]
+    pub fn storage(&self) -> Option<storage::Options> {
+        let Storage { url, endpoint, region, path_style, allow_http } = self.storage.clone();
+        Some(storage::Options { url: url?, endpoint, region, path_style, allow_http })
     }
 
     /// The event log.

@@ -17,6 +17,7 @@ pub mod money;
 pub mod serve;
 pub mod simulate;
 pub mod sink;
+pub mod storage;
 pub mod stream;
 pub mod stripe;
 pub mod tables;

@@ -4,18 +4,21 @@
 //! `Options` → [`start`] → [`Handle`]. Each webhook has a task of its own, so that one that hangs does not hold up
 //! the others. The order of delivery is not promised: a correction names the alert it replaces. What is not
 //! delivered when the process ends is taken up at the next start; what was sent but not yet marked is sent again.
+//!
+//! Before anything is written or sent, the dispatcher asks whether its engine still owns the checkpoints. When another
+//! one has taken over, it sends nothing more and marks nothing: that is the other one's work.
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use futures::future::join_all;
+use object_store::ObjectStore;
 use serde::Serialize;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Mutex as AsyncMutex, Notify, watch},
     task::JoinHandle,
 };
 
@@ -26,7 +29,10 @@ use super::{
     rules::{self, Decision, Rule},
     webhook::{self, Endpoint, Outcome},
 };
-use crate::time::{Clock, EventTime};
+use crate::{
+    stream::checkpoint::{self, Ownership},
+    time::{Clock, EventTime},
+};
 
 /// When an alert is tried: at once, then after these waits; the example schedule of Standard Webhooks, 75 hours.
 pub const SCHEDULE: [Duration; 10] = [
@@ -48,14 +54,17 @@ const MAX_IN_FLIGHT: usize = 8;
 /// Waits are spread by up to this share of themselves, so that what failed together does not come back together.
 const JITTER_SHARE: f64 = 0.2;
 
+/// How long the store is left alone that does not say who owns the checkpoints.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// The longest sleep before the clock is read again, so that a clock that jumps delays nothing for long.
 const MAX_SLEEP: Duration = Duration::from_secs(30);
 
 /// What to alert about, and whom.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The outbox's directory.
-    pub dir: PathBuf,
+    /// Where the outbox is.
+    pub store: Arc<dyn ObjectStore>,
     /// Which changes are worth an alert.
     pub rules: Vec<Rule>,
     /// Who can be told.
@@ -69,11 +78,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual limits and schedule, and the outbox in `<data_dir>/outbox`.
+    /// The usual limits and schedule.
     #[must_use]
-    pub fn new(data_dir: &Path, rules: Vec<Rule>, webhooks: Vec<webhook::Options>) -> Self {
+    pub fn new(store: Arc<dyn ObjectStore>, rules: Vec<Rule>, webhooks: Vec<webhook::Options>) -> Self {
         Self {
-            dir: data_dir.join("outbox"),
+            store,
             rules,
             webhooks,
             schedule: SCHEDULE.to_vec(),
@@ -121,7 +130,8 @@ struct Shared {
     schedule: Vec<Duration>,
     clock: Clock,
     jitter: Jitter,
-    outbox: Mutex<Outbox>,
+    ownership: Ownership,
+    outbox: AsyncMutex<Outbox>,
     counts: Mutex<Counts>,
     news: Vec<Notify>,
 }
@@ -136,25 +146,21 @@ pub struct Handle {
 /// Opens the outbox, notes the rules' activation, and goes on delivering what waits.
 ///
 /// # Errors
-/// [`Error::Rule`] and [`Error::Webhook`] for a wrong configuration, [`Error::Disk`], [`Error::Damaged`].
-pub async fn start(options: Options, clock: Clock, jitter: Jitter) -> Result<Handle, Error> {
+/// [`Error::Rule`] and [`Error::Webhook`] for a wrong configuration, [`Error::Store`], [`Error::Damaged`], and
+/// [`Error::Ownership`] when another engine has taken over.
+pub async fn start(options: Options, ownership: Ownership, clock: Clock, jitter: Jitter) -> Result<Handle, Error> {
     check(&options)?;
     let endpoints: Vec<Endpoint> = options.webhooks.into_iter().map(Endpoint::new).collect::<Result<_, _>>()?;
-    let outbox = {
-        let (rules, endpoints, now) = (options.rules.clone(), endpoints.clone(), clock());
-        blocking(move || {
-            let mut outbox = Outbox::open(&options.dir, options.history_limit, options.pending_limit)?;
-            outbox.activate(&rules, now)?;
-            for endpoint in &endpoints {
-                if outbox.is_disabled(endpoint.name(), endpoint.target()) {
-                    warn_disabled(endpoint);
-                    outbox.disable(endpoint.name(), endpoint.target(), now)?;
-                }
-            }
-            Ok(outbox)
-        })
-        .await?
-    };
+    let mut outbox = Outbox::open(options.store, options.history_limit, options.pending_limit).await?;
+    let now = clock();
+    ownership.check().await?;
+    outbox.activate(&options.rules, now).await?;
+    for endpoint in &endpoints {
+        if outbox.is_disabled(endpoint.name(), endpoint.target()) {
+            warn_disabled(endpoint);
+            outbox.disable(endpoint.name(), endpoint.target(), now).await?;
+        }
+    }
     let shared = Arc::new(Shared {
         news: endpoints.iter().map(|_| Notify::new()).collect(),
         counts: Mutex::new(gauges(&outbox, Counts::default())),
@@ -163,7 +169,8 @@ pub async fn start(options: Options, clock: Clock, jitter: Jitter) -> Result<Han
         schedule: options.schedule,
         clock,
         jitter,
-        outbox: Mutex::new(outbox),
+        ownership,
+        outbox: AsyncMutex::new(outbox),
     });
     let (stop, stopped) = watch::channel(false);
     let tasks = (0..shared.endpoints.len())
@@ -177,26 +184,25 @@ impl Handle {
     /// the same changes again is harmless, also after a restart. An error can leave a part of them taken.
     ///
     /// # Errors
-    /// [`Error::Disk`], [`Error::Internal`], [`Error::Stopped`].
+    /// [`Error::Store`], [`Error::Internal`], and [`Error::Ownership`] when another engine has taken over.
     pub async fn offer(&self, changes: Vec<Change>) -> Result<Offered, Error> {
-        let shared = Arc::clone(&self.shared);
-        let outcome = blocking(move || {
-            let mut offered = Offered::default();
-            let taken = shared.with_outbox(|outbox, counts| {
-                let taken = shared.take(outbox, &changes, &mut offered);
+        self.shared.ownership.check().await?;
+        let mut offered = Offered::default();
+        let taken = {
+            let mut outbox = self.shared.outbox.lock().await;
+            let taken = self.shared.take(&mut outbox, &changes, &mut offered).await;
+            self.shared.count(&outbox, |counts| {
                 counts.offered.alerts += offered.alerts;
                 counts.offered.corrections += offered.corrections;
                 counts.offered.not_due += offered.not_due;
                 counts.offered.said += offered.said;
-                taken
             });
-            taken.map(|()| offered)
-        })
-        .await;
+            taken
+        };
         for news in &self.shared.news {
             news.notify_one();
         }
-        outcome
+        taken.map(|()| offered)
     }
 
     /// What it has done, and what waits.
@@ -213,7 +219,7 @@ impl Handle {
 }
 
 impl Shared {
-    fn take(&self, outbox: &mut Outbox, changes: &[Change], offered: &mut Offered) -> Result<(), Error> {
+    async fn take(&self, outbox: &mut Outbox, changes: &[Change], offered: &mut Offered) -> Result<(), Error> {
         let now = (self.clock)();
         for change in changes {
             let Some(row) = change.after.as_ref().or(change.before.as_ref()) else {
@@ -240,7 +246,7 @@ impl Shared {
                     .map(|endpoint| (endpoint.name(), outbox.is_disabled(endpoint.name(), endpoint.target())))
                     .collect();
                 let kind = alert.kind;
-                match (outbox.add(alert, &webhooks, now)?, kind) {
+                match (outbox.add(alert, &webhooks, now).await?, kind) {
                     (true, Kind::Expansion) => offered.alerts += 1,
                     (true, Kind::Corrected) => offered.corrections += 1,
                     (false, _) => offered.said += 1,
@@ -250,17 +256,15 @@ impl Shared {
         Ok(())
     }
 
-    /// The only way to the outbox; blocks. What is counted shows all at once, when the work is done.
-    fn with_outbox<T>(&self, work: impl FnOnce(&mut Outbox, &mut Counts) -> T) -> T {
-        let mut outbox = lock(&self.outbox);
-        let mut counts = *lock(&self.counts);
-        let result = work(&mut outbox, &mut counts);
-        *lock(&self.counts) = gauges(&outbox, counts);
-        result
+    /// Counts, and shows all at once how the outbox is now.
+    fn count(&self, outbox: &Outbox, change: impl FnOnce(&mut Counts)) {
+        let mut counts = lock(&self.counts);
+        change(&mut counts);
+        *counts = gauges(outbox, *counts);
     }
 
     /// Writes down what came of an attempt.
-    fn note(&self, outbox: &mut Outbox, counts: &mut Counts, endpoint: &Endpoint, entry: &Entry, outcome: Outcome) {
+    async fn note(&self, outbox: &mut Outbox, endpoint: &Endpoint, entry: &Entry, outcome: Outcome) {
         let now = (self.clock)();
         let (id, name) = (entry.alert.id.as_str(), endpoint.name());
         let Some(delivery) = entry.deliveries.iter().find(|delivery| delivery.webhook == name) else {
@@ -268,20 +272,24 @@ impl Shared {
         };
         let attempts = delivery.attempts + 1;
         let tried = Delivery { attempts, ..delivery.clone() };
+        let (mut delivered, mut failed) = (0, 0);
         let noted = match outcome {
             Outcome::Delivered => {
-                counts.delivered += 1;
+                delivered = 1;
                 tracing::info!(alert = id, webhook = name, attempts, "alert delivered");
-                outbox.update(id, Delivery { state: State::Delivered, last_failure: None, ..tried })
+                outbox.update(id, Delivery { state: State::Delivered, last_failure: None, ..tried }).await
             }
             Outcome::Gone => {
                 warn_disabled(endpoint);
                 let gone =
                     Delivery { state: State::Disabled, last_failure: Some("it answered 410".to_owned()), ..tried };
-                outbox.update(id, gone).and_then(|()| outbox.disable(name, endpoint.target(), now))
+                match outbox.update(id, gone).await {
+                    Ok(()) => outbox.disable(name, endpoint.target(), now).await,
+                    Err(error) => Err(error),
+                }
             }
             Outcome::Failed { reason, retry_after } => {
-                counts.failed += 1;
+                failed = 1;
                 let next = self.schedule.get(attempts as usize);
                 tracing::warn!(
                     alert = id,
@@ -299,32 +307,30 @@ impl Shared {
                         Delivery { next_attempt_at: after(now, wait), last_failure, ..tried }
                     }
                 };
-                outbox.update(id, failed)
+                outbox.update(id, failed).await
             }
         };
-        if let Err(error) = noted {
-            counts.disk_errors += 1;
+        if let Err(error) = &noted {
             tracing::error!(alert = id, webhook = name, %error, "the outbox could not be written");
         }
+        self.count(outbox, |counts| {
+            counts.delivered += delivered;
+            counts.failed += failed;
+            counts.disk_errors += u64::from(noted.is_err());
+        });
     }
 }
 
-/// Delivers to one webhook until it is told to stop.
+/// Delivers to one webhook until it is told to stop, or may no longer.
 async fn deliver(shared: Arc<Shared>, index: usize, mut stopped: watch::Receiver<bool>) {
     let (endpoint, news) = (&shared.endpoints[index], &shared.news[index]);
     // A receiver that asks for a pause gets it for all alerts.
     let mut pause_until = EventTime::MIN;
     while !*stopped.borrow() && stopped.has_changed().is_ok() {
         let now = (shared.clock)();
-        let looked = {
-            let (shared, name) = (Arc::clone(&shared), endpoint.name().to_owned());
-            blocking(move || {
-                shared.with_outbox(|outbox, _| Ok((outbox.due(&name, now, MAX_IN_FLIGHT), outbox.next_at(&name))))
-            })
-        };
-        let (entries, next_at) = match looked.await {
-            Ok(looked) => looked,
-            Err(error) => return tracing::error!(webhook = endpoint.name(), %error, "alerts are no longer delivered"),
+        let (entries, next_at) = {
+            let outbox = shared.outbox.lock().await;
+            (outbox.due(endpoint.name(), now, MAX_IN_FLIGHT), outbox.next_at(endpoint.name()))
         };
         if entries.is_empty() || now < pause_until {
             let until = next_at.map(|at| at.max(pause_until));
@@ -336,6 +342,17 @@ async fn deliver(shared: Arc<Shared>, index: usize, mut stopped: watch::Receiver
             }
             continue;
         }
+        if let Err(error) = shared.ownership.check().await {
+            if let checkpoint::Error::Store(_) = error {
+                // Not known: nothing is sent until it is.
+                tracing::warn!(webhook = endpoint.name(), %error, "alerts wait");
+                tokio::select! {
+                    () = tokio::time::sleep(ASK_AGAIN_AFTER) => continue,
+                    _ = stopped.changed() => return,
+                }
+            }
+            return tracing::error!(webhook = endpoint.name(), %error, "alerts are no longer delivered");
+        }
         let outcomes = join_all(entries.iter().map(|entry| endpoint.send(&entry.alert, now))).await;
         let asked = outcomes.iter().filter_map(|outcome| match outcome {
             Outcome::Failed { retry_after, .. } => *retry_after,
@@ -344,20 +361,13 @@ async fn deliver(shared: Arc<Shared>, index: usize, mut stopped: watch::Receiver
         if let Some(wait) = asked.max() {
             pause_until = after((shared.clock)(), wait);
         }
-        let noted = {
-            let shared = Arc::clone(&shared);
-            blocking(move || {
-                let endpoint = &shared.endpoints[index];
-                shared.with_outbox(|outbox, counts| {
-                    for (entry, outcome) in entries.iter().zip(outcomes) {
-                        shared.note(outbox, counts, endpoint, entry, outcome);
-                    }
-                });
-                Ok(())
-            })
-        };
-        if let Err(error) = noted.await {
+        // The process may have been stopped while it waited for the answer.
+        if let Err(error @ checkpoint::Error::Superseded { .. }) = shared.ownership.check().await {
             return tracing::error!(webhook = endpoint.name(), %error, "alerts are no longer delivered");
+        }
+        let mut outbox = shared.outbox.lock().await;
+        for (entry, outcome) in entries.iter().zip(outcomes) {
+            shared.note(&mut outbox, endpoint, entry, outcome).await;
         }
     }
 }
@@ -416,8 +426,4 @@ fn between(now: EventTime, at: EventTime) -> Duration {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Error::Stopped)?
 }

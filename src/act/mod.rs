@@ -12,7 +12,7 @@ pub mod rules;
 pub mod target;
 pub mod webhook;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ pub use dispatcher::{Counts, Handle, Offered, Options, start};
 use crate::{
     ledger::rows,
     money::{Amount, Currency},
+    stream::checkpoint,
     stripe::ids::{AccountId, CustomerId},
     time::EventTime,
 };
@@ -50,33 +51,30 @@ pub enum Error {
         /// What is wrong, and what would be right.
         problem: String,
     },
-    /// Free some space or fix the permissions, then try again.
-    #[error("the outbox cannot {action} {}: {source}", path.display())]
-    Disk {
+    /// Free some space, fix the permissions or the network, then try again.
+    #[error("the outbox cannot {action} {name}: {source}")]
+    Store {
         /// What was tried.
         action: &'static str,
         /// With which file.
-        path: PathBuf,
+        name: String,
         /// Why not.
-        source: io::Error,
+        source: object_store::Error,
     },
     /// A file of the outbox is damaged.
-    #[error(
-        "{} is not a file of the outbox: {problem}; move it away to go on (its alert may be sent again)",
-        path.display()
-    )]
+    #[error("{name} is not a file of the outbox: {problem}; move it away to go on (its alert may be sent again)")]
     Damaged {
         /// Which file.
-        path: PathBuf,
+        name: String,
         /// What is wrong with it.
         problem: String,
     },
+    /// Another engine has taken over: see [`checkpoint::Error::Superseded`].
+    #[error(transparent)]
+    Ownership(#[from] checkpoint::Error),
     /// It is our bug.
     #[error("an alert could not be written: {0}")]
     Internal(String),
-    /// The dispatcher was shut down.
-    #[error("the alert dispatcher has stopped")]
-    Stopped,
 }
 
 /// One row of `expansion_events`.

@@ -1,27 +1,27 @@
 //! The outbox: every alert as a file, durable before it is sent.
 //!
 //! ```text
-//! <dir>/<id>.json     one alert and where it stands with each of its webhooks (an `Entry`)
-//! <dir>/control.json  since when each rule fires, and which webhooks said 410 (a `Control`)
+//! <id>.json     one alert and where it stands with each of its webhooks (an `Entry`)
+//! control.json  since when each rule fires, and which webhooks said 410 (a `Control`)
 //! ```
 //!
-//! An entry is created by linking a complete, synced temporary file under its name: it is whole or absent, and of
-//! two writers one wins. What changes later replaces it by rename. Directories are synced too, so what was said
-//! once is known after a crash, and a second offer of it is nothing.
+//! An entry is created only if its name is free: it is whole or absent, and of two writers one wins. What changes
+//! later replaces it as a whole. The store has written for good when it says so, so what was said once is known after a
+//! crash, and a second offer of it is nothing.
 //!
 //! Finished entries are history: what corrections refer to, and what keeps duplicates out. When there are more than
 //! the limit, the oldest movements are forgotten, and their rules fire only for later rows from then on. So nothing
 //! forgotten is ever said again; it can no longer be corrected either.
 //!
-//! One process at a time writes here: the engine that owns the data directory.
+//! One process at a time writes here: the engine that owns the checkpoints. Who calls makes sure of that.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, path::Path};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
@@ -41,6 +41,9 @@ pub const PENDING_LIMIT: usize = 10_000;
 const FORGET_SHARE: usize = 10;
 
 const CONTROL_FILE: &str = "control.json";
+
+/// How many files are read or removed at once.
+const CONCURRENT_REQUESTS: usize = 16;
 
 /// Where an alert stands with one webhook.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -100,10 +103,10 @@ struct Disabled {
     since: EventTime,
 }
 
-/// The outbox, opened. All methods touch the disk and block.
+/// The outbox, opened.
 #[derive(Debug)]
 pub struct Outbox {
-    dir: PathBuf,
+    store: Arc<dyn ObjectStore>,
     history_limit: usize,
     pending_limit: usize,
     control: Control,
@@ -115,35 +118,36 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Opens, or creates, the outbox in `dir`.
+    /// Opens the outbox in `store`; there need be nothing yet.
     ///
     /// # Errors
-    /// [`Error::Disk`], [`Error::Damaged`]
-    pub fn open(dir: &Path, history_limit: usize, pending_limit: usize) -> Result<Self, Error> {
-        fs::create_dir_all(dir).map_err(disk("create", dir))?;
+    /// [`Error::Store`], [`Error::Damaged`]
+    pub async fn open(store: Arc<dyn ObjectStore>, history_limit: usize, pending_limit: usize) -> Result<Self, Error> {
+        let control = read(store.as_ref(), &Path::from(CONTROL_FILE)).await?.unwrap_or_default();
         let mut outbox = Self {
-            dir: dir.to_owned(),
+            store: Arc::clone(&store),
             history_limit,
             pending_limit,
-            control: read(&dir.join(CONTROL_FILE))?.unwrap_or_default(),
+            control,
             entries: HashMap::new(),
             said: HashMap::new(),
             queues: BTreeMap::new(),
             tally: BTreeMap::new(),
             finished: 0,
         };
-        let mut found = Vec::new();
-        for file in fs::read_dir(dir).map_err(disk("list", dir))? {
-            let path = file.map_err(disk("list", dir))?.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                // Left by a process that died while it wrote; never under its final name, so never sent.
-                Some("tmp") => fs::remove_file(&path).map_err(disk("remove", &path))?,
-                Some("json") if path.file_name().is_some_and(|name| name != CONTROL_FILE) => {
-                    found.extend(read::<Entry>(&path)?);
-                }
-                _ => {}
-            }
-        }
+        let listed: Vec<_> = store.list(None).try_collect().await.map_err(failed("list", &Path::default()))?;
+        // Whatever has another name was left by a process that died while it wrote, and is never sent.
+        let entries = listed.into_iter().map(|file| file.location).filter(|path| {
+            path.extension() == Some("json") && path.filename().is_some_and(|name| name != CONTROL_FILE)
+        });
+        let found = futures::stream::iter(entries)
+            .map(|path| {
+                let store = Arc::clone(&store);
+                async move { read::<Entry>(store.as_ref(), &path).await }
+            })
+            .buffer_unordered(CONCURRENT_REQUESTS);
+        let found: Vec<Option<Entry>> = found.try_collect().await?;
+        let mut found: Vec<Entry> = found.into_iter().flatten().collect();
         found.sort_by_key(|entry| entry.sequence);
         for entry in found {
             outbox.remember(entry);
@@ -154,8 +158,8 @@ impl Outbox {
     /// Notes since when each rule fires: those that are new, or speak of other rows than before, from `now` on.
     ///
     /// # Errors
-    /// [`Error::Disk`]
-    pub fn activate(&mut self, rules: &[Rule], now: EventTime) -> Result<(), Error> {
+    /// [`Error::Store`]
+    pub async fn activate(&mut self, rules: &[Rule], now: EventTime) -> Result<(), Error> {
         let mut control = self.control.clone();
         control.rules.retain(|name, _| rules.iter().any(|rule| rule.name == *name));
         for rule in rules {
@@ -165,7 +169,7 @@ impl Outbox {
                 control.rules.insert(rule.name.clone(), Activation { fingerprint, fires_from: now });
             }
         }
-        self.store(control)
+        self.put_control(control).await
     }
 
     /// Since when a rule fires; never, for a rule that was not activated.
@@ -199,8 +203,8 @@ impl Outbox {
     /// nothing done, when it has been taken before.
     ///
     /// # Errors
-    /// [`Error::Disk`]
-    pub fn add(&mut self, alert: Alert, webhooks: &[(&str, bool)], now: EventTime) -> Result<bool, Error> {
+    /// [`Error::Store`]
+    pub async fn add(&mut self, alert: Alert, webhooks: &[(&str, bool)], now: EventTime) -> Result<bool, Error> {
         if self.entries.contains_key(&alert.id) {
             return Ok(false);
         }
@@ -221,10 +225,10 @@ impl Outbox {
             alert,
             deliveries: webhooks.iter().map(delivery).collect(),
         };
-        let created = create(&self.dir, &file_name(&entry.alert.id), &json(&entry)?)?;
+        let created = create(self.store.as_ref(), &file_path(&entry.alert.id), json(&entry)?).await?;
         if created {
             self.remember(entry);
-            self.forget()?;
+            self.forget().await?;
         }
         Ok(created)
     }
@@ -245,8 +249,8 @@ impl Outbox {
     /// Notes where an alert stands with a webhook now; durable when it returns.
     ///
     /// # Errors
-    /// [`Error::Disk`]; what this process does next follows the new state nevertheless.
-    pub fn update(&mut self, id: &str, delivery: Delivery) -> Result<(), Error> {
+    /// [`Error::Store`]; what this process does next follows the new state nevertheless.
+    pub async fn update(&mut self, id: &str, delivery: Delivery) -> Result<(), Error> {
         let Some(mut entry) = self.entries.get(id).cloned() else {
             return Ok(());
         };
@@ -258,26 +262,26 @@ impl Outbox {
         let bytes = json(&entry)?;
         self.leave_out(id);
         self.remember(entry);
-        replace(&self.dir, &file_name(id), &bytes)?;
-        self.forget()
+        replace(self.store.as_ref(), &file_path(id), bytes).await?;
+        self.forget().await
     }
 
     /// Sends nothing more to `webhook` while it has this target: also what waits for it is given up.
     ///
     /// # Errors
-    /// [`Error::Disk`]
-    pub fn disable(&mut self, webhook: &str, target: &str, now: EventTime) -> Result<(), Error> {
+    /// [`Error::Store`]
+    pub async fn disable(&mut self, webhook: &str, target: &str, now: EventTime) -> Result<(), Error> {
         if !self.is_disabled(webhook, target) {
             let mut control = self.control.clone();
             control.disabled_webhooks.insert(webhook.to_owned(), Disabled { target: target.to_owned(), since: now });
-            self.store(control)?;
+            self.put_control(control).await?;
         }
         let waiting: Vec<String> = self.queues.get(webhook).into_iter().flatten().map(|(_, id)| id.clone()).collect();
         for id in waiting {
             let entry = self.entries.get(&id);
             let known = entry.and_then(|entry| entry.deliveries.iter().find(|known| known.webhook == webhook));
             if let Some(delivery) = known.cloned() {
-                self.update(&id, Delivery { state: State::Disabled, ..delivery })?;
+                self.update(&id, Delivery { state: State::Disabled, ..delivery }).await?;
             }
         }
         Ok(())
@@ -324,7 +328,7 @@ impl Outbox {
 
     /// Keeps the history within its limit: whole subjects go, those of the oldest movements first. The rules'
     /// activation moves past them before the first file goes, so that a crash in between says nothing twice.
-    fn forget(&mut self) -> Result<(), Error> {
+    async fn forget(&mut self) -> Result<(), Error> {
         if self.finished <= self.history_limit {
             return Ok(());
         }
@@ -349,21 +353,33 @@ impl Outbox {
             }
             going.push((subject.clone(), ids.clone()));
         }
-        self.store(control)?;
+        self.put_control(control).await?;
+        let mut paths = Vec::new();
         for (subject, ids) in going {
             self.said.remove(&subject);
             for id in ids {
                 self.leave_out(&id);
-                let path = self.dir.join(file_name(&id));
-                fs::remove_file(&path).map_err(disk("remove", &path))?;
+                paths.push(file_path(&id));
             }
         }
-        Ok(())
+        futures::stream::iter(paths)
+            .map(|path| {
+                let store = Arc::clone(&self.store);
+                async move {
+                    match store.delete(&path).await {
+                        Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+                        Err(error) => Err(failed("remove", &path)(error)),
+                    }
+                }
+            })
+            .buffer_unordered(CONCURRENT_REQUESTS)
+            .try_collect()
+            .await
     }
 
-    fn store(&mut self, control: Control) -> Result<(), Error> {
+    async fn put_control(&mut self, control: Control) -> Result<(), Error> {
         if control != self.control {
-            replace(&self.dir, CONTROL_FILE, &json(&control)?)?;
+            replace(self.store.as_ref(), &Path::from(CONTROL_FILE), json(&control)?).await?;
             self.control = control;
         }
         Ok(())
@@ -374,61 +390,44 @@ fn is_finished(entry: &Entry) -> bool {
     entry.deliveries.iter().all(|delivery| delivery.state != State::Pending)
 }
 
-fn file_name(id: &str) -> String {
-    format!("{id}.json")
+fn file_path(id: &str) -> Path {
+    Path::from(format!("{id}.json"))
 }
 
-fn disk(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::Disk { action, path, source }
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(object_store::Error) -> Error {
+    let name = path.to_string();
+    move |source| Error::Store { action, name, source }
 }
 
 fn json(value: &impl Serialize) -> Result<Vec<u8>, Error> {
     serde_json::to_vec(value).map_err(|error| Error::Internal(error.to_string()))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map(Some)
-            .map_err(|error| Error::Damaged { path: path.to_owned(), problem: error.to_string() }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(disk("read", path)(error)),
+async fn read<T: DeserializeOwned>(store: &dyn ObjectStore, path: &Path) -> Result<Option<T>, Error> {
+    let bytes = match store.get(path).await {
+        Ok(found) => found.bytes().await.map_err(failed("read", path))?,
+        Err(object_store::Error::NotFound { .. }) => return Ok(None),
+        Err(error) => return Err(failed("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| Error::Damaged { name: path.to_string(), problem: error.to_string() })
+}
+
+/// Writes a file that is whole or absent; false if there is another one of that name already. A store that tries
+/// again by itself may say so of what its first try wrote.
+async fn create(store: &dyn ObjectStore, path: &Path, bytes: Vec<u8>) -> Result<bool, Error> {
+    match store.put_opts(path, bytes.clone().into(), PutMode::Create.into()).await {
+        Ok(_) => Ok(true),
+        Err(object_store::Error::AlreadyExists { .. }) => {
+            let found = async { store.get(path).await?.bytes().await }.await;
+            Ok(found.map_err(failed("read", path))? == bytes)
+        }
+        Err(error) => Err(failed("create", path)(error)),
     }
 }
 
-/// Writes a file of the given name that is whole or absent; false if there is one already.
-fn create(dir: &Path, name: &str, bytes: &[u8]) -> Result<bool, Error> {
-    let temporary = write_temporary(dir, name, bytes)?;
-    let path = dir.join(name);
-    let linked = match fs::hard_link(&temporary, &path) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(error) => Err(disk("create", &path)(error)),
-    };
-    fs::remove_file(&temporary).map_err(disk("remove", &temporary))?;
-    sync_directory(dir)?;
-    linked
-}
-
-/// Writes a file of the given name in place of the one there is.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
-    let temporary = write_temporary(dir, name, bytes)?;
-    let path = dir.join(name);
-    fs::rename(&temporary, &path).map_err(disk("write", &path))?;
-    sync_directory(dir)
-}
-
-fn write_temporary(dir: &Path, name: &str, bytes: &[u8]) -> Result<PathBuf, Error> {
-    let path = dir.join(format!("{name}.tmp"));
-    let written = File::create(&path).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_all()
-    });
-    written.map_err(disk("write", &path))?;
-    Ok(path)
-}
-
-fn sync_directory(dir: &Path) -> Result<(), Error> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk("sync", dir))
+/// Writes a file in place of the one there is.
+async fn replace(store: &dyn ObjectStore, path: &Path, bytes: Vec<u8>) -> Result<(), Error> {
+    store.put(path, bytes.into()).await.map(|_| ()).map_err(failed("write", path))
 }

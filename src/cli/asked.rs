@@ -84,7 +84,8 @@ impl Asked {
     /// The tables that were asked for; none before the first checkpoint.
     pub(super) async fn tables(&self, place: &Place, customer: Option<&str>) -> miette::Result<Vec<UserTable>> {
         let question = self.question(place, customer)?;
-        engine::history_tables(&place.data_dir, question).await.map_err(rim::engine_report)
+        let home = place.home(&place.config()?).await?;
+        engine::history_tables(&home, question).await.map_err(rim::engine_report)
     }
 
     /// The same, to be queried.

@@ -64,7 +64,8 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     if let Some(path) = &params {
         question.parameters.insert(name.clone(), parameters(path).map_err(rim::report)?);
     }
-    let found = engine::backtest(&place.data_dir, question, &name, (first, last), by).await;
+    let home = place.home(&place.config()?).await?;
+    let found = engine::backtest(&home, question, &name, (first, last), by).await;
     let found = found.map_err(rim::engine_report)?.ok_or_else(|| asked::nothing(&place))?;
     if totals {
         for ((of, column), sum) in sums(&found.rows).map_err(rim::report)? {

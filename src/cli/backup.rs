@@ -17,15 +17,18 @@ pub(super) struct Arguments {
 
 pub(super) async fn backup(arguments: Arguments) -> miette::Result<Outcome> {
     let Arguments { dir, place } = arguments;
-    let log = place.config()?.log(&place.data_dir).map_err(rim::report)?;
-    let made = engine::backup(&place.data_dir, &dir, &log, &rim::nonce()).await.map_err(rim::engine_report)?;
+    let config = place.config()?;
+    let log = config.log(&place.data_dir).map_err(rim::report)?;
+    let home = place.home(&config).await?;
+    let made = engine::backup(&home, &dir, &log, &rim::nonce()).await.map_err(rim::engine_report)?;
     output::say(format_args!("{}: {}", dir.display(), said(&made)))?;
     Ok(Outcome::Done)
 }
 
 pub(super) async fn restore(arguments: Arguments) -> miette::Result<Outcome> {
     let Arguments { dir, place } = arguments;
-    let made = engine::restore(&dir, &place.data_dir).await.map_err(rim::engine_report)?;
+    let home = place.home(&place.config()?).await?;
+    let made = engine::restore(&dir, &home).await.map_err(rim::engine_report)?;
     output::say(format_args!("{}: {}", place.data_dir.display(), said(&made)))?;
     Ok(Outcome::Done)
 }

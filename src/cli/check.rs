@@ -57,7 +57,8 @@ pub(super) async fn explain(arguments: ExplainArguments) -> miette::Result<Outco
     for (label, text) in explained(pipeline) {
         output::say(format_args!("{label:<20} {text}"))?;
     }
-    let status = engine::status(&arguments.place.data_dir).await.map_err(rim::engine_report)?;
+    let home = arguments.place.home(&config).await?;
+    let status = engine::status(&home).await.map_err(rim::engine_report)?;
     let kept = status.into_iter().flat_map(|status| status.pipelines).find(|status| status.name == arguments.name);
     for (label, text) in kept.iter().flat_map(cost) {
         output::say(format_args!("{label:<20} {text}"))?;

@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     config::Config,
-    engine::TABLE_DIR,
     log::{self, EventLog},
     serve::Catalog,
     simulate::{Options, simulate},
+    storage::TABLE_DIR,
     stripe::admission::AdmissionCounts,
 };
 
@@ -81,10 +81,13 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let mut config = place.config()?;
     // Nobody is told of customers who do not exist.
     config.alerts.clear();
+    // Nor do they belong among the merchant's own tables.
+    config.storage.url = None;
     let log = log::open(&log::Options::Embedded { dir: place.data_dir.join("log"), partitions: config.log.partitions })
         .await
         .map_err(rim::report)?;
-    let mut engine = run::open_engine(&config, &place, Arc::clone(&log)).await?;
+    let options = run::engine_options(&config, place.home(&config).await?)?;
+    let mut engine = run::open_engine(&config, options, Arc::clone(&log)).await?;
     let catalog = run::catalog(&config, engine.user_tables().map_err(rim::engine_report)?, engine.rates()).await?;
     let postgres = if arguments.once { None } else { Some(run::serve(&config, &place, &engine).await?) };
 

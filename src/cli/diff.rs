@@ -51,7 +51,8 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         after.parameters.insert(name.clone(), parameters(path).map_err(rim::report)?);
     }
     let zone = config.zone().map_err(rim::report)?;
-    let versions = engine::diff(&place.data_dir, &name, &config.settings(), zone, &before, &after).await;
+    let home = place.home(&config).await?;
+    let versions = engine::diff(&home, &name, &config.settings(), zone, &before, &after).await;
     let versions = versions.map_err(rim::engine_report)?.ok_or_else(|| asked::nothing(&place))?;
     say(&name, &versions, limit)?;
     Ok(Outcome::Done)

@@ -31,7 +31,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{config::Config, stream::file::PipelineFile, telemetry};
+use crate::{config::Config, storage::Home, stream::file::PipelineFile, telemetry};
 
 /// What a command came to.
 enum Outcome {
@@ -103,7 +103,7 @@ enum Command {
 /// Where things are.
 #[derive(Args, Clone)]
 struct Place {
-    /// Directory of the log, the tables, the models and the outbox
+    /// Directory of the log and the models, and of tables and outbox unless storage.url names a bucket
     #[arg(long, default_value = "tributary-data")]
     data_dir: PathBuf,
     /// Configuration file; `tributary.toml` here or in the data directory if not given
@@ -114,6 +114,15 @@ struct Place {
 impl Place {
     fn config(&self) -> miette::Result<Config> {
         Config::load(self.config.as_deref(), &self.data_dir).map_err(rim::report)
+    }
+
+    /// Where tables, checkpoints and the outbox are; a bucket must answer.
+    async fn home(&self, config: &Config) -> miette::Result<Home> {
+        match config.storage() {
+            Some(bucket) => Home::bucket(&self.data_dir, &bucket).await,
+            None => Home::directory(&self.data_dir),
+        }
+        .map_err(rim::report)
     }
 }
 

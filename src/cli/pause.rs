@@ -15,10 +15,16 @@ pub(super) struct Arguments {
 
 pub(super) async fn pause(arguments: Arguments) -> miette::Result<Outcome> {
     let Arguments { name, place } = arguments;
-    request::perform(&place.config()?, &place, Request::Pause { pipeline: name }).await
+    perform(&place, Request::Pause { pipeline: name }).await
 }
 
 pub(super) async fn resume(arguments: Arguments) -> miette::Result<Outcome> {
     let Arguments { name, place } = arguments;
-    request::perform(&place.config()?, &place, Request::Resume { pipeline: name }).await
+    perform(&place, Request::Resume { pipeline: name }).await
+}
+
+async fn perform(place: &Place, request: Request) -> miette::Result<Outcome> {
+    let config = place.config()?;
+    let home = place.home(&config).await?;
+    request::perform(&config, place, home, request).await
 }

@@ -16,7 +16,8 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
-    let steps = engine::plan(&arguments.place.data_dir, &version(&config)?, &config.settings()).await;
+    let home = arguments.place.home(&config).await?;
+    let steps = engine::plan(&home, &version(&config)?, &config.settings()).await;
     say(&steps.map_err(rim::engine_report)?)?;
     Ok(Outcome::Done)
 }

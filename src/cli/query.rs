@@ -43,7 +43,8 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
 /// The tables of a data directory as of its last checkpoint; none before the first.
 pub(super) async fn tables(place: &Place, config: &Config) -> miette::Result<Vec<UserTable>> {
     let zone = config.zone().map_err(rim::report)?;
-    engine::committed_tables(&place.data_dir, zone, config.allowed_lateness()).await.map_err(rim::engine_report)
+    let home = place.home(config).await?;
+    engine::committed_tables(&home, zone, config.allowed_lateness()).await.map_err(rim::engine_report)
 }
 
 /// The same, to be queried.

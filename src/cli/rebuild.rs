@@ -16,7 +16,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
-    let options = run::engine_options(&config, &arguments.place)?;
+    let options = run::engine_options(&config, arguments.place.home(&config).await?)?;
     let log = log::open(&config.log(&arguments.place.data_dir).map_err(rim::report)?).await.map_err(rim::report)?;
     let rebuilt = engine::rebuild(options, log, rim::clock(), rim::nonce()).await.map_err(rim::engine_report)?;
     said(&rebuilt)?;

@@ -87,7 +87,13 @@ pub(super) fn is_broken_pipe(report: &Report) -> bool {
 /// Runs a command's future to its end.
 pub(super) fn block_on<T>(future: impl Future<Output = miette::Result<T>>) -> miette::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().into_diagnostic()?;
-    runtime.block_on(future)
+    let outcome = runtime.block_on(future);
+    if outcome.is_err() {
+        // What is still at work, such as requests to a store that is away, ends with the process. Without a runtime under
+        // it, it would panic.
+        std::mem::forget(runtime);
+    }
+    outcome
 }
 
 /// Becomes true at the first Ctrl-C or SIGTERM.

@@ -11,6 +11,7 @@ use crate::{
     engine::{EXPANSIONS, Engine, Options, Progress, Shown},
     log::{self, EventLog},
     serve::{Catalog, Password, Secret, UserTable, postgres, reporting, views},
+    storage::Home,
     stream::{
         self,
         conversion::{SharedRates, to_currency},
@@ -25,6 +26,11 @@ pub(super) struct Arguments {
     /// Read the log to its end, commit and exit
     #[arg(long)]
     once: bool,
+    /// Go on in the place of an engine that holds the data directory and hangs, so that it cannot be stopped: where a
+    /// process is frozen, or a mount does not answer. When it wakes it writes and sends nothing more, and ends. With a
+    /// bucket under storage.url every start takes over like this
+    #[arg(long)]
+    take_over: bool,
     #[command(flatten)]
     place: Place,
 }
@@ -32,7 +38,9 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let config = arguments.place.config()?;
     let log = log::open(&config.log(&arguments.place.data_dir).map_err(rim::report)?).await.map_err(rim::report)?;
-    let mut engine = open_engine(&config, &arguments.place, Arc::clone(&log)).await?;
+    let home = arguments.place.home(&config).await?;
+    let options = Options { take_over: arguments.take_over, ..engine_options(&config, home)? };
+    let mut engine = open_engine(&config, options, Arc::clone(&log)).await?;
     if arguments.once {
         let progress = engine.drain().await.map_err(rim::engine_report)?;
         eprintln!("{}", said(&progress));
@@ -73,10 +81,11 @@ pub(super) fn said(progress: &Progress) -> String {
 }
 
 /// How the engine of a data directory runs as configured.
-pub(super) fn engine_options(config: &Config, place: &Place) -> miette::Result<Options> {
+pub(super) fn engine_options(config: &Config, home: Home) -> miette::Result<Options> {
     Ok(Options {
-        data_dir: place.data_dir.clone(),
+        home,
         workshop: None,
+        take_over: false,
         account: config.account(),
         rules: config.rules().map_err(rim::report)?,
         pipelines: pipelines(config)?,
@@ -88,14 +97,14 @@ pub(super) fn engine_options(config: &Config, place: &Place) -> miette::Result<O
     })
 }
 
-/// Opens the engine of a data directory as configured.
-pub(super) async fn open_engine(config: &Config, place: &Place, log: Arc<dyn EventLog>) -> miette::Result<Engine> {
-    let options = engine_options(config, place)?;
+/// Opens an engine with the alerts that are configured.
+pub(super) async fn open_engine(config: &Config, options: Options, log: Arc<dyn EventLog>) -> miette::Result<Engine> {
     let (rules, webhooks) = config.alerts().map_err(rim::report)?;
     if !rules.is_empty() && !options.pipelines.iter().any(|file| file.metadata.name == EXPANSIONS) {
         miette::bail!("[alerts] speak of {EXPANSIONS}, but there is no such pipeline");
     }
-    let alerts = (!rules.is_empty()).then(|| (act::Options::new(&place.data_dir, rules, webhooks), rim::jitter()));
+    let alerts =
+        (!rules.is_empty()).then(|| (act::Options::new(options.home.outbox(), rules, webhooks), rim::jitter()));
     Engine::open(options, log, alerts, rim::clock(), rim::nonce()).await.map_err(rim::engine_report)
 }
 

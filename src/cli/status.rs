@@ -19,10 +19,15 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let place = &arguments.place;
     let config = place.config()?;
-    let status = engine::status(&place.data_dir).await.map_err(rim::engine_report)?;
+    let home = place.home(&config).await?;
+    let status = engine::status(&home).await.map_err(rim::engine_report)?;
     let status = status.ok_or_else(|| asked::nothing(place))?;
     let Manifest { number, committed_at, watermark, .. } = &status.manifest;
-    let engine = if status.running { "running" } else { "not running" };
+    let engine = match (status.running, home.is_shared()) {
+        (true, _) => "running",
+        (false, true) => "not running here",
+        (false, false) => "not running",
+    };
     output::say(format_args!("engine      {engine}, checkpoint {number} of {committed_at}"))?;
     let watermark = watermark.map_or_else(|| "none yet".to_owned(), |watermark| watermark.to_string());
     output::say(format_args!("watermark   {watermark}"))?;

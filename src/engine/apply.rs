@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
     sync::Arc,
 };
 
@@ -14,17 +13,20 @@ use datafusion::{catalog::TableProvider, datasource::MemTable, prelude::SessionC
 use tokio::task::JoinHandle;
 
 use super::{
-    Answer, EXPANSIONS, Engine, Error, FEATURES, Request, Running, State, TABLE_DIR, Version, backup,
+    Answer, EXPANSIONS, Engine, Error, FEATURES, Request, Running, State, Version, backup,
     checkpoint::pipeline_state,
     collect_one,
     recovery::{conform, definition, relations},
 };
-use crate::stream::{
-    Tables,
-    epoch::EpochEnd,
-    graph::plan_all,
-    maintained::{Content, Failed, Maintained},
-    pipeline::{Pipeline, RowDelta, difference},
+use crate::{
+    sink::delta::DeltaTable,
+    stream::{
+        Tables,
+        epoch::EpochEnd,
+        graph::plan_all,
+        maintained::{Content, Failed, Maintained},
+        pipeline::{Pipeline, RowDelta, difference},
+    },
 };
 
 /// Changed rows that may wait for a new version that is being built: some 200 MB. At the limit no epoch is read until it
@@ -129,10 +131,12 @@ impl Engine {
             }
             return Ok(());
         }
-        if let Some((id, request)) = self.requests.first()
-            && let Some(answer) = self.begin(Some(id.clone()), request).await?
-        {
-            self.requests.answer(&id, &answer);
+        if let Some((id, request)) = self.requests.first() {
+            // It may be meant for one that has taken over.
+            self.checkpoints.check_generation().await?;
+            if let Some(answer) = self.begin(Some(id.clone()), request).await? {
+                self.requests.answer(&id, &answer);
+            }
         }
         Ok(())
     }
@@ -144,7 +148,7 @@ impl Engine {
             Request::Snapshot { into } => {
                 self.checkpoint().await?;
                 let number = self.checkpoints.latest().map_or(0, |manifest| manifest.number);
-                Ok(Some(match backup::link(&self.options.data_dir, &into) {
+                Ok(Some(match backup::link(self.options.home.data_dir(), &into) {
                     Ok(()) => Answer::done(format!("checkpoint {number}")),
                     // The engine goes on without the copy.
                     Err(error) => Answer::refused(error.to_string()),
@@ -342,15 +346,8 @@ impl Engine {
         if self.store.get(&definition.name).is_some_and(|stored| stored.fits(&definition)) {
             return Ok(false);
         }
-        let root = self.options.state_dir().join(TABLE_DIR);
-        let path = root.join(&definition.name);
-        match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::Directory { action: "remove", path, source });
-            }
-            _ => {}
-        }
-        let table = definition.open(&root).await?;
+        self.checkpoints.check_generation().await?;
+        let table = DeltaTable::make_anew(&self.options.state().tables(), definition.spec()).await?;
         self.store.insert(table, definition)?;
         Ok(true)
     }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
 };
 
@@ -19,17 +18,19 @@ use chrono_tz::Tz;
 use datafusion::{catalog::TableProvider, datasource::MemTable, prelude::SessionContext};
 
 use super::{
-    CHECKPOINT_DIR, CLOCK, Error, Question, collect_one,
+    CLOCK, Error, Question, collect_one,
     history::{ARCHIVE, DAYS, HAPPENED, KNOWN, LEDGER, MOVEMENTS, history_tables},
+    readers::newest,
     recovery::{conform, relations},
     watermark::{MAX_SKEW_MICROS, complete},
 };
 use crate::{
     ledger::{Rules, review, rows::LedgerEntry},
+    storage::Home,
     stream::{
         Tables, batch,
         calendar::{first_instant, local_day},
-        checkpoint, closed_between,
+        closed_between,
         epoch::{Completeness, EpochEnd},
         file::PipelineFile,
         graph::{plan_all, upstream},
@@ -70,7 +71,7 @@ pub struct Backtested {
 /// # Errors
 /// When tables cannot be read, a file is not right, or a pipeline fails.
 pub async fn backtest(
-    data_dir: &Path,
+    home: &Home,
     question: Question,
     name: &str,
     (from, to): (i32, i32),
@@ -86,14 +87,14 @@ pub async fn backtest(
     let maintained =
         Maintained::new(planned).map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })?;
     let reads: BTreeSet<String> = maintained.pipelines().iter().flat_map(|p| p.sources().iter().cloned()).collect();
-    let tables = history_tables(data_dir, Question { pipelines: Vec::new(), ..question }).await?;
+    let tables = history_tables(home, Question { pipelines: Vec::new(), ..question }).await?;
     if tables.is_empty() {
         return Ok(None);
     }
     let tables: BTreeMap<String, Arc<dyn TableProvider>> =
         tables.into_iter().map(|table| (table.name, table.provider)).collect();
     let range = Range { from, to, zone, by };
-    let manifest = checkpoint::peek(&data_dir.join(CHECKPOINT_DIR)).await?;
+    let manifest = newest(home).await?;
     let watermark = manifest.and_then(|manifest| manifest.watermark).map_or(i64::MIN, EventTime::micros);
     let timed = reads.contains(CLOCK) || maintained.pipelines().iter().any(Pipeline::follows_time);
     let past = Past::of(&tables, &reads, timed, range, rules).await?;

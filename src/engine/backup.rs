@@ -13,9 +13,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINT_DIR, Error, Request, requests, swap};
+use super::{Error, Request, requests, swap};
 use crate::{
     log::{self, embedded},
+    storage::Home,
     stream::checkpoint,
 };
 
@@ -53,12 +54,13 @@ pub struct Backup {
 ///
 /// # Errors
 /// When there is no checkpoint yet, or files cannot be read or written; `target` is then not there.
-pub async fn backup(data_dir: &Path, target: &Path, log: &log::Options, id: &str) -> Result<Backup, Error> {
+pub async fn backup(home: &Home, target: &Path, log: &log::Options, id: &str) -> Result<Backup, Error> {
+    let instead = "copy the bucket's prefix with a tool of the store while no engine runs, or turn its versioning on";
+    let data_dir = home.only_local("`tributary backup`", instead)?;
     if target.exists() {
         return Err(Error::NotEmpty(target.to_owned()));
     }
-    let engine = data_dir.join(CHECKPOINT_DIR);
-    if checkpoint::peek(&engine).await?.is_none() {
+    if checkpoint::peek(home.checkpoints().as_ref()).await?.is_none() {
         return Err(Error::NothingToBackUp(data_dir.to_owned()));
     }
     let into = format!("{PREFIX}{id}");
@@ -66,7 +68,7 @@ pub async fn backup(data_dir: &Path, target: &Path, log: &log::Options, id: &str
     fs::create_dir(&snapshot).map_err(failed("create", &snapshot))?;
     // As long as it is locked, no start of an engine takes it for one that was left behind.
     let _held = File::open(&snapshot).ok().filter(|dir| dir.try_lock().is_ok());
-    let copied = match take(data_dir, &engine, id, into).await {
+    let copied = match take(home, id, into).await {
         Ok(()) => copy(data_dir, &snapshot, target, log).await,
         Err(error) => Err(error),
     };
@@ -83,14 +85,14 @@ pub async fn backup(data_dir: &Path, target: &Path, log: &log::Options, id: &str
 }
 
 /// Links a checkpoint into a directory: by the engine that runs, or here when none does.
-async fn take(data_dir: &Path, engine: &Path, id: &str, into: String) -> Result<(), Error> {
-    match requests::ask(data_dir, id, &Request::Snapshot { into: into.clone() }).await? {
+async fn take(home: &Home, id: &str, into: String) -> Result<(), Error> {
+    match requests::ask(home, id, &Request::Snapshot { into: into.clone() }).await? {
         Some(answer) if !answer.done => Err(Error::Incomplete(answer.message)),
         Some(_) => Ok(()),
         None => {
-            let _lock = checkpoint::lock(engine)?;
-            swap::settle(data_dir)?;
-            link(data_dir, &into)
+            let _lock = checkpoint::lock(&home.engine_dir())?;
+            swap::settle(home.data_dir())?;
+            link(home.data_dir(), &into)
         }
     }
 }
@@ -121,7 +123,7 @@ async fn copy(data_dir: &Path, snapshot: &Path, target: &Path, log: &log::Option
             copy_file(&from, &partial.join(name))?;
         }
     }
-    let manifest = checkpoint::peek(&partial.join(CHECKPOINT_DIR)).await?;
+    let manifest = checkpoint::peek(Home::directory(&partial)?.checkpoints().as_ref()).await?;
     let checkpoint = manifest.ok_or_else(|| Error::NothingToBackUp(data_dir.to_owned()))?.number;
     let embedded = match log {
         log::Options::Embedded { dir, .. } => {
@@ -143,8 +145,10 @@ async fn copy(data_dir: &Path, snapshot: &Path, target: &Path, log: &log::Option
 /// Makes a data directory of a backup; it must not exist or be empty.
 ///
 /// # Errors
-/// When `source` is no whole backup, or files cannot be read or written; `data_dir` is then as it was.
-pub async fn restore(source: &Path, data_dir: &Path) -> Result<Backup, Error> {
+/// When `source` is no whole backup, or files cannot be read or written; the data directory is then as it was.
+pub async fn restore(source: &Path, home: &Home) -> Result<Backup, Error> {
+    let instead = "copy what was kept of the bucket back to the prefix, or leave [storage] out to restore a directory";
+    let data_dir = home.only_local("`tributary restore`", instead)?;
     let mark = source.join(MARK);
     let no_backup = |reason: String| Error::NoBackup { path: source.to_owned(), reason };
     let text = fs::read(&mark).map_err(|error| no_backup(format!("{MARK}: {error}")))?;
@@ -156,7 +160,8 @@ pub async fn restore(source: &Path, data_dir: &Path) -> Result<Backup, Error> {
     if occupied {
         return Err(Error::NotEmpty(data_dir.to_owned()));
     }
-    let found = checkpoint::peek(&source.join(CHECKPOINT_DIR)).await?.map(|manifest| manifest.number);
+    let found =
+        checkpoint::peek(Home::directory(source)?.checkpoints().as_ref()).await?.map(|manifest| manifest.number);
     if found != Some(backup.checkpoint) {
         return Err(no_backup(format!("its newest checkpoint is {found:?}, not {}", backup.checkpoint)));
     }

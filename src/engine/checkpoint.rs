@@ -53,9 +53,11 @@ pub(super) fn pipeline_state(name: &str) -> [String; 2] {
 }
 
 impl Engine {
-    /// Takes a checkpoint, if anything is new since the last one.
+    /// Takes a checkpoint, if anything is new since the last one. Also an engine that has nothing to write finds out
+    /// here that another one has taken over.
     pub(super) async fn checkpoint(&mut self) -> Result<(), Error> {
         let laps = Laps::start();
+        self.checkpoints.check_generation().await?;
         let marks = self.store.marks();
         let tables = self.store.work(&self.checkpoints).await?;
         let latest = self.checkpoints.latest();
@@ -90,6 +92,7 @@ impl Engine {
             number,
             generation: 0,
             nonce: String::new(),
+            repeats: None,
             log_identity: self.log_identity.clone(),
             offsets: self.offsets.clone(),
             watermark: (watermark > i64::MIN).then_some(EventTime::from_micros(watermark)),
@@ -118,7 +121,8 @@ impl Engine {
     pub(super) async fn apply_newest(&mut self) -> Result<(), Error> {
         if let Some(manifest) = self.checkpoints.latest() {
             apply::apply(&self.checkpoints, manifest, self.store.delta.values_mut()).await?;
-            commits::publish(&mut self.commits, manifest, &self.store.delta).await?;
+            let ownership = self.checkpoints.ownership();
+            commits::publish(&mut self.commits, &ownership, manifest, &self.store.delta).await?;
         }
         Ok(())
     }
@@ -128,20 +132,19 @@ impl Engine {
         if let Some(alerts) = &self.alerts
             && !changes.is_empty()
         {
-            self.checkpoints.check_generation().await?;
             alerts.offer(changes).await?;
         }
         Ok(())
     }
 
     async fn maintain(&mut self) -> Result<(), Error> {
-        self.checkpoints.check_generation().await?;
+        let ownership = self.checkpoints.ownership();
         if let Some(manifest) = self.checkpoints.latest() {
             for (name, table) in &mut self.store.delta {
-                table.maintain(&Store::staged_files(manifest, name)).await?;
+                table.maintain(&ownership, &Store::staged_files(manifest, name)).await?;
             }
         }
-        self.commits.maintain(&BTreeSet::new()).await?;
+        self.commits.maintain(&ownership, &BTreeSet::new()).await?;
         self.store.committed(&BTreeMap::new())
     }
 

@@ -9,7 +9,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -34,12 +33,11 @@ use datafusion::{
 use tokio::sync::OnceCell;
 
 use super::{
-    CHECKPOINT_DIR, CLOCK, Error, LEDGER_FINGERPRINT, SCORES, TABLE_DIR,
+    CLOCK, Error, LEDGER_FINGERPRINT, SCORES,
     checkpoint::rules_fingerprint,
-    readers::{Finality, with_is_final_by},
+    readers::{Finality, newest, with_is_final_by},
     recovery::relations,
     store::user_table,
-    swap,
     watermark::{MAX_SKEW_MICROS, complete},
 };
 use crate::{
@@ -50,10 +48,11 @@ use crate::{
     },
     serve::{UserTable, lazy::LazyTable},
     sink::delta,
+    storage::{Home, Location},
     stream::{
         batch,
         calendar::local_day,
-        checkpoint, closed_between,
+        closed_between,
         epoch::Completeness,
         file::{Emit, PipelineFile},
         graph::plan_all,
@@ -106,15 +105,12 @@ type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
 ///
 /// # Errors
 /// When the checkpoints or a table cannot be read, or a pipeline's file is not right.
-pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<UserTable>, Error> {
-    if swap::is_unfinished(data_dir) {
-        return Err(Error::RebuildUnfinished);
-    }
-    let Some(manifest) = checkpoint::peek(&data_dir.join(CHECKPOINT_DIR)).await? else { return Ok(Vec::new()) };
+pub async fn history_tables(home: &Home, question: Question) -> Result<Vec<UserTable>, Error> {
+    let Some(manifest) = newest(home).await? else { return Ok(Vec::new()) };
     let fingerprint = rules_fingerprint(&question.rules, &question.account);
     let counted_so = manifest.fingerprints.get(LEDGER_FINGERPRINT) == Some(&fingerprint);
     let question = Arc::new(question);
-    let root = data_dir.join(TABLE_DIR);
+    let root = home.tables();
     let stored = stored(&root, &question).await?;
 
     let watermark = Arc::new(AtomicI64::new(manifest.watermark.map_or(i64::MIN, EventTime::micros)));
@@ -166,7 +162,7 @@ pub async fn history_tables(data_dir: &Path, question: Question) -> Result<Vec<U
 }
 
 /// Every table of the engine, without the rows that were not known or had not happened.
-async fn stored(root: &Path, question: &Question) -> Result<Tables, Error> {
+async fn stored(root: &Location, question: &Question) -> Result<Tables, Error> {
     let mut found = Tables::new();
     let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
     for table in all.iter().filter(|table| table.source == Source::Engine) {

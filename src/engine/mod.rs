@@ -79,6 +79,7 @@ use crate::{
     log::{self, EventLog, Record},
     serve::UserTable,
     sink,
+    storage::{self, Home},
     stream::{
         self, Cell,
         checkpoint::Checkpoints,
@@ -92,10 +93,6 @@ use crate::{
     time::{Clock, EventTime},
 };
 
-/// Where checkpoints live in a data directory.
-const CHECKPOINT_DIR: &str = "engine";
-/// Where Delta tables live in a data directory.
-pub const TABLE_DIR: &str = "tables";
 /// The name under which a manifest keeps the fingerprint of the ledger's rules; no pipeline can have it.
 const LEDGER_FINGERPRINT: &str = "(ledger)";
 
@@ -142,6 +139,9 @@ pub enum Error {
     /// See [`sink::Error`].
     #[error(transparent)]
     Sink(#[from] sink::Error),
+    /// See [`storage::Error`].
+    #[error(transparent)]
+    Location(#[from] storage::Error),
     /// See [`stream::checkpoint::Error`].
     #[error(transparent)]
     Checkpoint(#[from] stream::checkpoint::Error),
@@ -240,9 +240,11 @@ pub enum Error {
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Where tables, checkpoints, models and the outbox live.
-    pub data_dir: PathBuf,
+    pub home: Home,
     /// Where tables and checkpoints are made instead, beside those of the data directory. Histories never fold there.
-    pub workshop: Option<PathBuf>,
+    pub workshop: Option<Home>,
+    /// Whether to go on in the place of an engine that holds the lock of the data directory and hangs.
+    pub take_over: bool,
     /// Whose events those without an account are.
     pub account: AccountId,
     /// The rules of recurring revenue.
@@ -263,8 +265,8 @@ pub struct Options {
 
 impl Options {
     /// Where tables and checkpoints are.
-    fn state_dir(&self) -> &std::path::Path {
-        self.workshop.as_ref().unwrap_or(&self.data_dir)
+    fn state(&self) -> &Home {
+        self.workshop.as_ref().unwrap_or(&self.home)
     }
 }
 
@@ -414,6 +416,11 @@ impl Engine {
     /// # Errors
     /// See [`Error`]; what was durable stays so.
     pub async fn drain(&mut self) -> Result<Progress, Error> {
+        let drained = self.read_to_the_end().await;
+        self.unless_superseded(drained).await
+    }
+
+    async fn read_to_the_end(&mut self) -> Result<Progress, Error> {
         let goal = self.log.end_offsets().await?;
         while self.offsets.iter().zip(&goal).any(|(offset, end)| offset < end) {
             self.epoch().await?;
@@ -434,7 +441,23 @@ impl Engine {
     ///
     /// # Errors
     /// See [`Error`]; what was durable stays so.
-    pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
+    pub async fn run(&mut self, stop: watch::Receiver<bool>) -> Result<(), Error> {
+        let ended = self.go_on(stop).await;
+        self.unless_superseded(ended).await
+    }
+
+    /// What another engine that has taken over did is no damage: it is told instead of what came of it here.
+    async fn unless_superseded<T>(&self, outcome: Result<T, Error>) -> Result<T, Error> {
+        match outcome {
+            Err(error) => match self.checkpoints.check_generation().await {
+                Err(superseded @ stream::checkpoint::Error::Superseded { .. }) => Err(superseded.into()),
+                _ => Err(error),
+            },
+            done => done,
+        }
+    }
+
+    async fn go_on(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut last = Instant::now();
         while !*stop.borrow_and_update() {
             self.attend().await?;
@@ -442,6 +465,7 @@ impl Engine {
                 Err(Error::Log(log::Error::Unavailable(reason))) => {
                     tracing::warn!(reason, "the event log is not available; trying again");
                     tokio::time::sleep(RETRY_LOG_AFTER).await;
+                    self.checkpoints.check_generation().await?;
                     continue;
                 }
                 read => read?,

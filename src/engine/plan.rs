@@ -4,7 +4,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::Path,
     sync::Arc,
 };
 
@@ -13,6 +12,7 @@ use datafusion::{catalog::TableProvider, prelude::SessionContext};
 
 use super::{Error, FAILED, LEDGER_FINGERPRINT, PAUSED, Version, readers::committed_sources, recovery::relations};
 use crate::{
+    storage::Home,
     stream::{graph::plan_all, pipeline::Pipeline},
     tables::type_word,
 };
@@ -78,9 +78,9 @@ pub struct Step {
 ///
 /// # Errors
 /// When a file is not right, or tables cannot be read.
-pub async fn plan(data_dir: &Path, version: &Version, settings: &BTreeMap<String, String>) -> Result<Vec<Step>, Error> {
+pub async fn plan(home: &Home, version: &Version, settings: &BTreeMap<String, String>) -> Result<Vec<Step>, Error> {
     let planned = plan_all(version.pipelines.clone(), &relations()?, &version.parameters, settings).await?;
-    let committed = committed_sources(data_dir).await?;
+    let committed = committed_sources(home).await?;
     let (fingerprints, tables) = committed.map(|(m, tables)| (m.fingerprints, tables)).unwrap_or_default();
     let mut steps = Vec::new();
     let mut rebuilt: BTreeSet<String> = BTreeSet::new();

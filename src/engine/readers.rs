@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     hash::{Hash, Hasher},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -25,11 +24,13 @@ use datafusion::{
         Volatility,
     },
 };
+use futures::future::try_join_all;
 
 use super::{CLOCK, Error, status, store::user_table, swap, watermark::complete};
 use crate::{
     serve::UserTable,
     sink::delta,
+    storage::Home,
     stream::{
         calendar,
         checkpoint::{self, Manifest},
@@ -118,8 +119,8 @@ pub(super) fn with_is_final_by(
 ///
 /// # Errors
 /// When the checkpoints or a table cannot be read.
-pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Duration) -> Result<Vec<UserTable>, Error> {
-    let Some((manifest, tables)) = committed_sources(data_dir).await? else { return Ok(Vec::new()) };
+pub async fn committed_tables(home: &Home, zone: Tz, allowed_lateness: Duration) -> Result<Vec<UserTable>, Error> {
+    let Some((manifest, tables)) = committed_sources(home).await? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     for (name, provider) in tables {
         let contract = tables::get(&name);
@@ -127,7 +128,7 @@ pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Durat
         let schema = contract.as_ref().map_or_else(|_| provider.schema(), |table| Arc::clone(&table.schema));
         found.push(user_table(&name, comment, &schema, provider));
     }
-    let state = status::of_manifest(&data_dir.join(super::CHECKPOINT_DIR), &manifest).await?;
+    let state = status::of_manifest(home, &manifest).await?;
     let statuses = state.map_or_else(Vec::new, |state| state.pipelines);
     let rows = status::rows(&statuses, manifest.watermark, None)?;
     let contract = tables::get(status::STATUS)?;
@@ -139,19 +140,21 @@ pub async fn committed_tables(data_dir: &Path, zone: Tz, allowed_lateness: Durat
 }
 
 /// The newest manifest of a data directory and the tables it names, as they are stored; `None` before the first.
-pub(super) async fn committed_sources(data_dir: &Path) -> Result<Option<(Manifest, Stored)>, Error> {
-    if swap::is_unfinished(data_dir) {
+pub(super) async fn committed_sources(home: &Home) -> Result<Option<(Manifest, Stored)>, Error> {
+    let Some(manifest) = newest(home).await? else { return Ok(None) };
+    let root = home.tables();
+    let read = try_join_all(manifest.tables.keys().map(|name| delta::read(&root, name))).await?;
+    let found = manifest.tables.keys().zip(read).filter_map(|(name, provider)| Some((name.clone(), provider?)));
+    let found = found.collect();
+    Ok(Some((manifest, found)))
+}
+
+/// The newest manifest of a home, for a process that does not own it; `None` before the first.
+pub(super) async fn newest(home: &Home) -> Result<Option<Manifest>, Error> {
+    if !home.is_shared() && swap::is_unfinished(home.data_dir()) {
         return Err(Error::RebuildUnfinished);
     }
-    let Some(manifest) = checkpoint::peek(&data_dir.join(super::CHECKPOINT_DIR)).await? else { return Ok(None) };
-    let root = data_dir.join(super::TABLE_DIR);
-    let mut found = Stored::new();
-    for name in manifest.tables.keys() {
-        if let Some(provider) = delta::read(&root, name).await? {
-            found.insert(name.clone(), provider);
-        }
-    }
-    Ok(Some((manifest, found)))
+    Ok(checkpoint::peek(home.checkpoints().as_ref()).await?)
 }
 
 /// A day is final when the watermark has passed its end, and so has the time of its own account and mode: another

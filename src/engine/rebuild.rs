@@ -4,7 +4,7 @@
 //! and any order of arrival ends in one ledger. What was made takes the place of the old in one step that survives a
 //! crash ([`super::swap`]). The log, the models and the outbox stay as they are, and nobody is alerted.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
@@ -14,7 +14,7 @@ use datafusion::{catalog::TableProvider, common::DataFusionError, prelude::Sessi
 use futures::TryStreamExt;
 
 use super::{
-    CHECKPOINT_DIR, Engine, Error, Options, Progress, TABLE_DIR,
+    Engine, Error, Options, Progress,
     archived_log::{Archive, ArchivedLog},
     recovery::check_log,
     swap,
@@ -23,6 +23,7 @@ use crate::{
     log::EventLog,
     money::Amount,
     sink::delta,
+    storage::{Home, Location},
     stream::checkpoint::{self, Manifest},
     time::Clock,
 };
@@ -82,13 +83,14 @@ pub struct Currency {
 /// # Errors
 /// See [`Error`]. Nothing is changed when the log and the archive together lack records, or a pipeline fails.
 pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, nonce: String) -> Result<Rebuilt, Error> {
-    let data_dir = options.data_dir.clone();
-    let checkpoints = data_dir.join(CHECKPOINT_DIR);
+    let home = options.home.clone();
+    let instead = "name another prefix: an engine makes everything there again from the log";
+    let data_dir = home.only_local("`tributary rebuild`", instead)?;
     // Held to the end: no engine starts on what is being replaced.
-    let _lock = checkpoint::lock(&checkpoints)?;
-    swap::settle(&data_dir)?;
+    let lock = checkpoint::lock(&home.engine_dir())?;
+    swap::settle(data_dir)?;
     let mut rebuilt = Rebuilt::default();
-    let manifest = match checkpoint::peek(&checkpoints).await {
+    let manifest = match checkpoint::peek(home.checkpoints().as_ref()).await {
         Ok(manifest) => manifest,
         Err(error @ (checkpoint::Error::Damaged { .. } | checkpoint::Error::Format { .. })) => {
             rebuilt.unreadable.push(error.to_string());
@@ -99,13 +101,13 @@ pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, non
     if let Some(manifest) = &manifest {
         check_log(manifest, &log.identity().await?, log.partitions().await? as usize)?;
     }
-    let mut old = Old::open(&data_dir.join(TABLE_DIR), &mut rebuilt.unreadable).await;
+    let mut old = Old::open(&home.tables(), &mut rebuilt.unreadable).await;
     old.leave_out_unreadable(&mut rebuilt.unreadable).await;
     let archived = manifest.as_ref().map(|manifest| manifest.offsets.as_slice());
     let whole = ArchivedLog::open(log, old.archive(), archived).await?;
     rebuilt.from_archive = whole.shortened();
 
-    let workshop = swap::workshop(&data_dir);
+    let workshop = Home::directory(swap::workshop(data_dir))?;
     let options = Options { workshop: Some(workshop.clone()), ..options };
     let mut engine = Engine::open(options, Arc::new(whole), None, clock, nonce).await?;
     rebuilt.progress = engine.drain().await?;
@@ -115,10 +117,12 @@ pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, non
     // A start offers what the newest checkpoint changed to the alerts: this one changes nothing.
     engine.decide_checkpoint().await?;
     engine.close().await;
-    let new = Old::open(&workshop.join(TABLE_DIR), &mut Vec::new()).await;
+    let new = Old::open(&workshop.tables(), &mut Vec::new()).await;
     check_nothing_lost(&old, &new, manifest.as_ref()).await?;
     compare(&old, &new, &mut rebuilt).await?;
-    swap::swap(&data_dir)?;
+    // An engine that was told to take over goes on with the old tables.
+    lock.check()?;
+    swap::swap(data_dir)?;
     Ok(rebuilt)
 }
 
@@ -131,7 +135,7 @@ struct Old {
 }
 
 impl Old {
-    async fn open(root: &Path, unreadable: &mut Vec<String>) -> Self {
+    async fn open(root: &Location, unreadable: &mut Vec<String>) -> Self {
         let mut read = async |name| match delta::read_whole(root, name).await {
             Ok(table) => table,
             Err(error) => {

@@ -11,11 +11,12 @@ use arrow::{
     datatypes::{Int8Type, SchemaRef},
 };
 use datafusion::prelude::SessionContext;
+use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::{
-    CHECKPOINT_DIR, CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED,
-    PendingAlerts, Progress, Requests, Running, SCORES, Scorer, Shown, State, TABLE_DIR, Watermark, backup,
+    CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED, PendingAlerts, Progress,
+    Requests, Running, SCORES, Scorer, Shown, State, Watermark, backup,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one, rates,
     store::{Definition, Store},
@@ -26,6 +27,7 @@ use crate::{
     ledger::Ledger,
     log::EventLog,
     sink::{self, apply, commits, delta::DeltaTable},
+    storage::Location,
     stream::{
         self, Cell, Relation,
         checkpoint::{Checkpoints, Manifest},
@@ -71,25 +73,15 @@ impl Engine {
         let relations = relations()?;
         let files = options.pipelines.clone();
         let pipelines = plan_all(files, &relations, &options.parameters, &options.settings).await?;
-        let directory = options.state_dir().join(CHECKPOINT_DIR);
-        let lock = stream::checkpoint::lock(&directory)?;
-        let mut requests = Requests::new(&options.data_dir);
-        if options.workshop.is_none() {
-            // At once: from the lock on others ask this engine.
-            requests.refuse_left_over();
-            backup::remove_left_over(&options.data_dir);
-        }
-        swap::settle(options.state_dir())?;
-        let checkpoints = Checkpoints::claim_locked(&directory, lock, nonce).await?;
-        let latest = checkpoints.latest().cloned();
         let log_identity = log.identity().await?;
         let partitions = log.partitions().await? as usize;
-        if let Some(manifest) = &latest {
+        let checkpoints = claim(&options, nonce, |manifest| {
             check_log(manifest, &log_identity, partitions)?;
-            check_rules(manifest, &options)?;
-        }
-
-        let root = options.state_dir().join(TABLE_DIR);
+            check_rules(manifest, &options)
+        });
+        let (requests, checkpoints) = checkpoints.await?;
+        let latest = checkpoints.latest().cloned();
+        let root = options.state().tables();
         let known_as = |name: &str| latest.as_ref().and_then(|manifest| manifest.fingerprints.get(name));
         let mut stale: BTreeSet<String> = pipelines
             .iter()
@@ -99,10 +91,11 @@ impl Engine {
         let definitions = definitions(&pipelines)?;
         let mut delta = BTreeMap::new();
         let mut made_anew = BTreeMap::new();
-        for definition in &definitions {
+        let opened = join_all(definitions.iter().map(|definition| definition.open(&root))).await;
+        for (definition, opened) in definitions.iter().zip(opened) {
             let name = &definition.name;
             let known = latest.as_ref().and_then(|manifest| manifest.tables.get(name));
-            match definition.open(&root).await {
+            match opened {
                 // Made anew by a start that died before its first checkpoint.
                 Ok(table)
                     if definition.derived && known.is_some_and(|known| known.incarnation != table.incarnation()) =>
@@ -115,9 +108,8 @@ impl Engine {
                 }
                 Err(sink::Error::Mismatch { .. }) if definition.derived => {
                     stale.insert(name.clone());
-                    std::fs::remove_dir_all(root.join(name))
-                        .map_err(|error| Error::Internal(format!("an old table cannot be removed: {error}")))?;
-                    made_anew.insert(name.clone(), definition.open(&root).await?);
+                    checkpoints.check_generation().await?;
+                    made_anew.insert(name.clone(), DeltaTable::make_anew(&root, definition.spec()).await?);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -169,7 +161,7 @@ impl Engine {
                     Running { state, ..Running::new(pipeline) }
                 })
                 .collect(),
-            scorer: Scorer::new(&options.data_dir),
+            scorer: Scorer::new(options.home.data_dir()),
             alerts: None,
             pending_alerts: PendingAlerts::default(),
             offsets: latest.as_ref().map_or_else(|| vec![0; partitions], |manifest| manifest.offsets.clone()),
@@ -198,7 +190,8 @@ impl Engine {
         engine.note_status()?;
         // Not before the directory is this engine's: another one may be sending the same alerts.
         if let Some((options, jitter)) = alerts {
-            engine.alerts = Some(act::start(options, clock, jitter).await?);
+            let ownership = engine.checkpoints.ownership();
+            engine.alerts = Some(act::start(options, ownership, clock, jitter).await?);
         }
         if let Some(manifest) = latest {
             engine.offer_again(&manifest).await?;
@@ -300,7 +293,7 @@ impl Engine {
     async fn offer_again(&mut self, manifest: &Manifest) -> Result<(), Error> {
         let Some(table) = manifest.tables.get(EXPANSIONS) else { return Ok(()) };
         let schema = &tables::get(EXPANSIONS)?.schema;
-        let newest = table.pending.iter().filter(|work| work.number == manifest.number);
+        let newest = table.pending.iter().filter(|work| work.number == manifest.speaks_of());
         for blob in newest.filter_map(|work| work.changes.as_ref()) {
             for batch in from_ipc(self.checkpoints.read_blob(blob).await?)? {
                 let Some(operations) = batch.column_by_name(OP_COLUMN) else { continue };
@@ -318,7 +311,7 @@ impl Engine {
 }
 
 impl Definition {
-    pub(super) async fn open(&self, root: &std::path::Path) -> Result<DeltaTable, sink::Error> {
+    async fn open(&self, root: &Location) -> Result<DeltaTable, sink::Error> {
         DeltaTable::open_or_create(root, self.spec()).await
     }
 }
@@ -344,6 +337,39 @@ pub(super) fn definition(pipeline: &Pipeline) -> Definition {
         comment: pipeline.file().metadata.description.clone(),
         derived: true,
     }
+}
+
+/// Claims the checkpoints of an engine, and the requests that others put to it, unless its newest manifest is `fit` for
+/// something else.
+async fn claim(
+    options: &Options,
+    nonce: String,
+    fit: impl Fn(&Manifest) -> Result<(), Error>,
+) -> Result<(Requests, Checkpoints), Error> {
+    let (home, store) = (options.state(), options.state().checkpoints());
+    let replaces = home.is_shared() || options.take_over;
+    // An engine that may be at work is not stopped by one that could not go on.
+    if replaces && let Some(newest) = stream::checkpoint::peek(store.as_ref()).await? {
+        fit(&newest)?;
+    }
+    let directory = home.engine_dir();
+    let lock = if replaces {
+        stream::checkpoint::replace_lock(&directory, &nonce)?
+    } else {
+        stream::checkpoint::lock(&directory)?
+    };
+    let mut requests = Requests::new(options.home.data_dir());
+    if options.workshop.is_none() {
+        // At once: from the lock on others ask this engine.
+        requests.refuse_left_over();
+        backup::remove_left_over(options.home.data_dir());
+    }
+    if !home.is_shared() {
+        swap::settle(home.data_dir())?;
+    }
+    let checkpoints = Checkpoints::claim_locked(store, lock, nonce).await?;
+    checkpoints.latest().map_or(Ok(()), &fit)?;
+    Ok((requests, checkpoints))
 }
 
 pub(super) fn check_log(manifest: &Manifest, identity: &str, partitions: usize) -> Result<(), Error> {

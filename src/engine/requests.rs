@@ -17,8 +17,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINT_DIR, Error, Version};
-use crate::stream::{checkpoint, file::PipelineFile};
+use super::{Error, Version};
+use crate::{
+    storage::{CHECKPOINT_DIR, Home},
+    stream::{checkpoint, file::PipelineFile},
+};
 
 const DIR: &str = "requests";
 const REQUEST: &str = "request";
@@ -97,8 +100,8 @@ impl Answer {
 ///
 /// # Errors
 /// [`Error::EngineGone`] when it ends before it answers.
-pub async fn ask(data_dir: &Path, id: &str, request: &Request) -> Result<Option<Answer>, Error> {
-    let engine = data_dir.join(CHECKPOINT_DIR);
+pub async fn ask(home: &Home, id: &str, request: &Request) -> Result<Option<Answer>, Error> {
+    let engine = home.engine_dir();
     if !engine.is_dir() || !checkpoint::is_locked(&engine)? {
         return Ok(None);
     }

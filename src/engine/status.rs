@@ -1,13 +1,14 @@
 //! How the pipelines are: what `pipeline_status` and `tributary status` show, of a running engine and of the newest
 //! checkpoint.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use serde::{Deserialize, Serialize};
 
-use super::{CHECKPOINT_DIR, Engine, Error, Running, Stages, State, checkpoint::EngineState, swap};
+use super::{Engine, Error, Running, Stages, State, checkpoint::EngineState, readers::newest};
 use crate::{
+    storage::Home,
     stream::checkpoint::{self, Manifest},
     tables,
     time::EventTime,
@@ -54,7 +55,7 @@ pub struct PipelineStatus {
 /// How a data directory is, as of its newest checkpoint.
 #[derive(Clone, Debug)]
 pub struct Status {
-    /// Whether an engine runs on it.
+    /// Whether an engine runs on it, on this machine.
     pub running: bool,
     /// The newest decision.
     pub manifest: Manifest,
@@ -68,23 +69,19 @@ pub struct Status {
 ///
 /// # Errors
 /// When the newest checkpoint cannot be read.
-pub async fn status(data_dir: &Path) -> Result<Option<Status>, Error> {
-    if swap::is_unfinished(data_dir) {
-        return Err(Error::RebuildUnfinished);
-    }
-    let dir = data_dir.join(CHECKPOINT_DIR);
-    let Some(manifest) = checkpoint::peek(&dir).await? else { return Ok(None) };
-    let (pipelines, stages) = match of_manifest(&dir, &manifest).await? {
+pub async fn status(home: &Home) -> Result<Option<Status>, Error> {
+    let Some(manifest) = newest(home).await? else { return Ok(None) };
+    let (pipelines, stages) = match of_manifest(home, &manifest).await? {
         Some(state) => (state.pipelines, state.stages),
         None => Default::default(),
     };
-    Ok(Some(Status { running: checkpoint::is_locked(&dir)?, manifest, pipelines, stages }))
+    Ok(Some(Status { running: checkpoint::is_locked(&home.engine_dir())?, manifest, pipelines, stages }))
 }
 
 /// How the engine was when a manifest was decided. A blob of it may go while an engine runs: nothing is known then.
-pub(super) async fn of_manifest(dir: &Path, manifest: &Manifest) -> Result<Option<EngineState>, Error> {
+pub(super) async fn of_manifest(home: &Home, manifest: &Manifest) -> Result<Option<EngineState>, Error> {
     let Some(blob) = manifest.state.get("engine") else { return Ok(None) };
-    let bytes = match checkpoint::peek_blob(dir, blob).await {
+    let bytes = match checkpoint::peek_blob(home.checkpoints().as_ref(), blob).await {
         Ok(bytes) => bytes,
         Err(checkpoint::Error::Damaged { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),

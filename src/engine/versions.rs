@@ -1,6 +1,6 @@
 //! A pipeline's table under two versions of its file or its parameters, over the same tables of a data directory.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::array::RecordBatch;
 use chrono_tz::Tz;
@@ -10,11 +10,14 @@ use super::{
     readers::{Stored, committed_sources},
     recovery::relations,
 };
-use crate::stream::{
-    batch,
-    file::PipelineFile,
-    graph::{plan_all, upstream},
-    versions::{self, Versions},
+use crate::{
+    storage::Home,
+    stream::{
+        batch,
+        file::PipelineFile,
+        graph::{plan_all, upstream},
+        versions::{self, Versions},
+    },
 };
 
 /// Pipelines with their parameters.
@@ -33,14 +36,14 @@ pub struct Version {
 /// # Errors
 /// When a version is not right, reads a table that has not been made, or fails on the rows.
 pub async fn diff(
-    data_dir: &Path,
+    home: &Home,
     name: &str,
     settings: &BTreeMap<String, String>,
     zone: Tz,
     before: &Version,
     after: &Version,
 ) -> Result<Option<Versions>, Error> {
-    let Some((manifest, tables)) = committed_sources(data_dir).await? else { return Ok(None) };
+    let Some((manifest, tables)) = committed_sources(home).await? else { return Ok(None) };
     let clock = manifest.watermark.map(|watermark| (watermark.micros(), zone));
     let (old, _) = rows(name, before, settings, clock, &tables).await?;
     let (new, grain) = rows(name, after, settings, clock, &tables).await?;

@@ -21,7 +21,8 @@ use crate::stream::checkpoint::{Checkpoints, Manifest, TableWork, Work};
 /// a key winning.
 ///
 /// # Errors
-/// See [`Error`]. After one, some tables may have the checkpoint and others not; [`recover`] mends that.
+/// See [`Error`]; [`Error::Checkpoint`] when another engine has taken over. After one, some tables may have the
+/// checkpoint and others not; [`recover`] mends that.
 pub async fn apply(
     checkpoints: &Checkpoints,
     manifest: &Manifest,
@@ -97,6 +98,7 @@ async fn apply_one(checkpoints: &Checkpoints, manifest: &Manifest, table: &mut D
             return Err(bug("it is appended, but the manifest has changes by key".to_owned()));
         }
         let files: Vec<_> = pending.into_iter().flat_map(|work| work.appends).collect();
+        checkpoints.check_generation().await?;
         table.append(manifest.number, &files).await?;
         return Ok(());
     }
@@ -111,6 +113,7 @@ async fn apply_one(checkpoints: &Checkpoints, manifest: &Manifest, table: &mut D
             changes.extend::<Vec<_>>(batches.map_err(|error: ArrowError| bug(format!("{}: {error}", blob.path)))?);
         }
     }
+    checkpoints.check_generation().await?;
     table.upsert(manifest.number, &changes).await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 //! Delta commits one table at a time, so a reader could see one table before a checkpoint and another after it. The
 //! `commits` table is written last: its newest row names, for every table, the version to read.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
     array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
@@ -11,7 +11,10 @@ use arrow::{
 };
 
 use super::{Error, TableSpec, delta::DeltaTable};
-use crate::stream::checkpoint::Manifest;
+use crate::{
+    storage::Location,
+    stream::checkpoint::{Manifest, Ownership},
+};
 
 /// The name of the table.
 pub const NAME: &str = "commits";
@@ -33,16 +36,17 @@ pub fn spec() -> TableSpec {
 ///
 /// # Errors
 /// See [`DeltaTable::open_or_create`].
-pub async fn open(root: &Path) -> Result<DeltaTable, Error> {
+pub async fn open(root: &Location) -> Result<DeltaTable, Error> {
     DeltaTable::open_or_create(root, spec()).await
 }
 
 /// Publishes the tables as they are, which is as `manifest` decided; nothing happens when that was done before.
 ///
 /// # Errors
-/// See [`DeltaTable::append`].
+/// See [`DeltaTable::append`]; [`Error::Checkpoint`] when another engine has taken over.
 pub async fn publish(
     commits: &mut DeltaTable,
+    ownership: &Ownership,
     manifest: &Manifest,
     tables: &BTreeMap<String, DeltaTable>,
 ) -> Result<(), Error> {
@@ -69,6 +73,7 @@ pub async fn publish(
         ],
     );
     let staged = commits.stage(&[row.map_err(|error| bug(error.to_string()))?]).await?;
+    ownership.check().await?;
     commits.append(manifest.number, &staged).await?;
     Ok(())
 }

@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::Path,
     sync::Arc,
 };
 
@@ -34,7 +33,10 @@ use super::{
     rewrite::{self, Rewrite},
     storage,
 };
-use crate::stream::checkpoint::StagedFile;
+use crate::{
+    storage::Location,
+    stream::checkpoint::{Ownership, StagedFile},
+};
 
 /// Somebody else's commits that a commit of ours gives way to before it gives up: compaction is one at a time.
 const MAX_ATTEMPTS: u32 = 10;
@@ -71,9 +73,23 @@ impl DeltaTable {
     /// # Errors
     /// [`Error::Spec`] when Delta cannot hold the columns as they are; [`Error::Mismatch`] when there is another table;
     /// [`Error::Damaged`] when it lacks a file.
-    pub async fn open_or_create(root: &Path, spec: TableSpec) -> Result<Self, Error> {
+    pub async fn open_or_create(root: &Location, spec: TableSpec) -> Result<Self, Error> {
         let table = layout::open_or_create(root, &spec).await?;
         check_files(&table, &spec.name).await?;
+        Self::of(table, spec).await
+    }
+
+    /// Makes the table `<root>/<spec.name>` anew, empty and with these columns, whatever there is: by one commit, so
+    /// that readers of an older snapshot go on, and a crash leaves the one or the other.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] when Delta cannot hold the columns as they are; [`Error::Storage`].
+    pub async fn make_anew(root: &Location, spec: TableSpec) -> Result<Self, Error> {
+        let table = layout::make_anew(root, &spec).await?;
+        Self::of(table, spec).await
+    }
+
+    async fn of(table: deltalake::DeltaTable, spec: TableSpec) -> Result<Self, Error> {
         let failed = |source| storage(&spec.name, source);
         let incarnation = table.snapshot().map_err(failed)?.metadata().id().to_owned();
         let transaction = format!("tributary/{}/{incarnation}", spec.name);
@@ -196,11 +212,12 @@ impl DeltaTable {
     }
 
     /// Merges small files, deletes files of no snapshot and old log entries. `spare` are staged files that a manifest
-    /// still refers to. Call it only when nothing decided is unapplied, and after checking the generation.
+    /// still refers to. Call it only when nothing decided is unapplied.
     ///
     /// # Errors
-    /// [`Error::Storage`]; the table is then as it was or merged.
-    pub async fn maintain(&mut self, spare: &BTreeSet<String>) -> Result<Maintained, Error> {
+    /// [`Error::Storage`], and [`Error::Checkpoint`] when another engine has taken over; the table is then as it was or
+    /// merged.
+    pub async fn maintain(&mut self, ownership: &Ownership, spare: &BTreeSet<String>) -> Result<Maintained, Error> {
         let mut done = Maintained::default();
         let rewrite = self.rewrite().map_err(|source| self.storage(source))?;
         let actions = rewrite.compact().await.map_err(|source| self.storage(source))?;
@@ -208,12 +225,13 @@ impl DeltaTable {
             let into = actions.iter().filter(|action| matches!(action, Action::Add(_))).count();
             let merged = actions.len() - into;
             let target_size = i64::try_from(self.target_file_bytes()).unwrap_or(i64::MAX);
+            ownership.check().await?;
             // When somebody else was quicker, the next maintenance will do it.
             if self.commit(actions, None, DeltaOperation::Optimize { predicate: None, target_size }).await? {
                 (done.merged, done.into) = (merged, into);
             }
         }
-        done.deleted = self.delete_unused(spare).await?;
+        done.deleted = self.delete_unused(ownership, spare).await?;
         done.log_entries_deleted = cleanup_metadata(&self.table, None).await.map_err(|source| self.storage(source))?;
         if done.log_entries_deleted > 0 {
             // The snapshot in memory still lists the entries that are gone.
@@ -307,11 +325,12 @@ impl DeltaTable {
     }
 
     /// Deletes files that no snapshot of the retention time refers to, and that are older than it.
-    async fn delete_unused(&self, spare: &BTreeSet<String>) -> Result<usize, Error> {
+    async fn delete_unused(&self, ownership: &Ownership, spare: &BTreeSet<String>) -> Result<usize, Error> {
         let plan = self.table.clone().vacuum().with_mode(VacuumMode::Full).with_dry_run(true);
         let (_, plan) = plan.await.map_err(|source| self.storage(source))?;
         let unused: Vec<_> = plan.files_deleted.into_iter().filter(|path| !spare.contains(path)).collect();
         let deleted = unused.len();
+        ownership.check().await?;
         let store = self.table.object_store();
         futures::stream::iter(unused)
             .map(|path| {
@@ -381,7 +400,7 @@ impl DeltaTable {
 ///
 /// # Errors
 /// [`Error::Storage`].
-pub async fn read(root: &Path, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+pub async fn read(root: &Location, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Error> {
     match load(root, name).await? {
         Some(table) => layout::provider(&table).map(Some).map_err(|source| storage(name, source)),
         None => Ok(None),
@@ -392,17 +411,17 @@ pub async fn read(root: &Path, name: &str) -> Result<Option<Arc<dyn TableProvide
 ///
 /// # Errors
 /// [`Error::Storage`]; [`Error::Damaged`] when it lacks a file.
-pub async fn read_whole(root: &Path, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+pub async fn read_whole(root: &Location, name: &str) -> Result<Option<Arc<dyn TableProvider>>, Error> {
     let Some(table) = load(root, name).await? else { return Ok(None) };
     check_files(&table, name).await?;
     layout::provider(&table).map(Some).map_err(|source| storage(name, source))
 }
 
-async fn load(root: &Path, name: &str) -> Result<Option<deltalake::DeltaTable>, Error> {
-    if !root.join(name).join("_delta_log").is_dir() {
+async fn load(root: &Location, name: &str) -> Result<Option<deltalake::DeltaTable>, Error> {
+    let mut table = layout::locate(root, name);
+    if !table.verify_deltatable_existence().await.map_err(|source| storage(name, source))? {
         return Ok(None);
     }
-    let mut table = layout::locate(root, name)?;
     table.load().await.map_err(|source| storage(name, source))?;
     Ok(Some(table))
 }

@@ -2,20 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
 };
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use deltalake::{
-    DeltaTableBuilder, DeltaTableError, ObjectStore,
+    DeltaTableError,
     delta_datafusion::{DeltaScanConfig, DeltaScanNext},
     kernel::{
         StructType,
         engine::arrow_conversion::{TryIntoArrow, TryIntoKernel},
     },
+    logstore::{StorageConfig, default_logstore},
     operations::create::CreateBuilder,
+    protocol::SaveMode,
     table::state::DeltaTableState,
     writer::RecordBatchWriter,
 };
@@ -23,10 +24,9 @@ use parquet::{
     basic::{Compression, ZstdLevel},
     file::properties::WriterProperties,
 };
-use url::Url;
 
-use super::{Error, TableSpec, storage};
-use crate::stream::checkpoint::DurableFileSystem;
+use super::{Error, TableSpec, scan::Scan, storage};
+use crate::storage::Location;
 
 /// Commits between two checkpoints of a table's own log; a reader opens at most so many small files.
 const COMMITS_PER_LOG_CHECKPOINT: &str = "100";
@@ -43,18 +43,33 @@ const FORGETS_TRANSACTIONS: &str = "delta.setTransactionRetentionDuration";
 const FOREIGN_FEATURES: [&str; 2] = ["delta.enableDeletionVectors", "delta.columnMapping.mode"];
 
 /// Opens the table `<root>/<spec.name>`, or creates it with the lowest protocol.
-pub(super) async fn open_or_create(root: &Path, spec: &TableSpec) -> Result<deltalake::DeltaTable, Error> {
-    let columns = delta_schema(spec)?;
-    let mut table = locate(root, &spec.name)?;
+pub(super) async fn open_or_create(root: &Location, spec: &TableSpec) -> Result<deltalake::DeltaTable, Error> {
+    let mut table = locate(root, &spec.name);
     let failed = |source| storage(&spec.name, source);
     if table.verify_deltatable_existence().await.map_err(failed)? {
+        // What Delta cannot hold is told of before anything else.
+        delta_schema(spec)?;
         table.load().await.map_err(failed)?;
         return Ok(table);
     }
+    create(&table, spec, SaveMode::ErrorIfExists).await
+}
+
+/// Makes the table `<root>/<spec.name>` anew: one commit that takes all files out and gives it these columns.
+pub(super) async fn make_anew(root: &Location, spec: &TableSpec) -> Result<deltalake::DeltaTable, Error> {
+    create(&locate(root, &spec.name), spec, SaveMode::Overwrite).await
+}
+
+async fn create(
+    table: &deltalake::DeltaTable,
+    spec: &TableSpec,
+    mode: SaveMode,
+) -> Result<deltalake::DeltaTable, Error> {
     CreateBuilder::new()
         .with_log_store(table.log_store())
+        .with_save_mode(mode)
         .with_table_name(&spec.name)
-        .with_columns(columns.fields().cloned())
+        .with_columns(delta_schema(spec)?.fields().cloned())
         .with_partition_columns(&spec.partition_by)
         .with_configuration([
             ("delta.checkpointInterval", Some(COMMITS_PER_LOG_CHECKPOINT)),
@@ -62,7 +77,7 @@ pub(super) async fn open_or_create(root: &Path, spec: &TableSpec) -> Result<delt
             ("delta.deletedFileRetentionDuration", Some(RETENTION)),
         ])
         .await
-        .map_err(failed)
+        .map_err(|source| storage(&spec.name, source))
 }
 
 /// Whether a snapshot is one that this program can go on from.
@@ -84,22 +99,21 @@ pub(super) fn check(state: &DeltaTableState, spec: &TableSpec) -> Result<(), Err
     difference(&state.snapshot().arrow_schema(), &spec.schema).map_or(Ok(()), |reason| Err(mismatch(reason)))
 }
 
-/// The table `<root>/<name>`, not loaded: it need not exist.
-pub(super) fn locate(root: &Path, name: &str) -> Result<deltalake::DeltaTable, Error> {
-    let invalid = |reason: String| Error::Spec { table: name.to_owned(), reason };
-    let dir = std::path::absolute(root.join(name)).map_err(|error| invalid(error.to_string()))?;
-    let url = Url::from_directory_path(&dir).map_err(|()| invalid(format!("{} is no directory", dir.display())))?;
-    let store: Arc<dyn ObjectStore> = Arc::new(DurableFileSystem::new());
-    DeltaTableBuilder::from_url(url.clone())
-        .and_then(|builder| builder.with_storage_backend(store, url).build())
-        .map_err(|source| storage(name, source))
+/// The table `<root>/<name>`, not loaded: it need not exist. A commit is an object that is created only if its name is
+/// free, on a directory as on S3: Delta's log store for such stores is made here, because by itself Delta knows one
+/// only for URLs of files.
+pub(super) fn locate(root: &Location, name: &str) -> deltalake::DeltaTable {
+    let location = root.child(name);
+    let log_store = default_logstore(location.store(), location.root(), location.url(), &StorageConfig::default());
+    deltalake::DeltaTable::new(log_store)
 }
 
 /// The plain Arrow types of the table: no views, no dictionaries, so that rows in memory can be put beside them.
 pub(super) fn provider(table: &deltalake::DeltaTable) -> Result<Arc<dyn TableProvider>, DeltaTableError> {
     let mut config = DeltaScanConfig::new().with_wrap_partition_values(false);
     config.schema_force_view_types = false;
-    Ok(Arc::new(DeltaScanNext::new(table.snapshot()?.snapshot().clone(), config)?))
+    let scan = DeltaScanNext::new(table.snapshot()?.snapshot().clone(), config)?;
+    Ok(Arc::new(Scan::new(scan, table)))
 }
 
 /// Writes files for the table that grow to `target_bytes`.

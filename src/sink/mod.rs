@@ -1,4 +1,4 @@
-//! Where decided results go: Delta tables on disk.
+//! Where decided results go: Delta tables, on disk or in a bucket.
 //!
 //! A sink carries out what a checkpoint decided, exactly once and in any number of tries; it never decides what to
 //! write. [`delta`] is one table, [`apply`] carries out a manifest on all of them, [`commits`] publishes which
@@ -10,6 +10,7 @@ pub mod delta;
 mod keyed;
 mod layout;
 mod rewrite;
+mod scan;
 
 use arrow::datatypes::SchemaRef;
 use deltalake::DeltaTableError;
@@ -44,7 +45,7 @@ pub enum Error {
     },
     /// Run the right version of the program, or rebuild.
     #[error(
-        "table {table} on disk is not the one that this program writes: {reason}; run the version that made it, or make the tables again with `tributary rebuild`"
+        "table {table} as it is stored is not the one that this program writes: {reason}; run the version that made it, or make the tables again with `tributary rebuild`"
     )]
     Mismatch {
         /// The table.

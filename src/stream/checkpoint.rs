@@ -6,21 +6,23 @@
 //!
 //! Promises: of two engines that live at once at most one goes on deciding; a decision is on disk before
 //! [`Checkpoints::decide`] returns, and so is every blob it refers to; no name is ever used for two contents.
-//! Applying a decision to tables is the sinks' work; dispatching alerts is `act`'s.
+//! Applying a decision to tables is the sinks' work; dispatching alerts is `act`'s. Both ask [`Ownership`] right before.
+//!
+//! An engine that claims while another may live **seals** what is decided: it decides the newest manifest once more,
+//! under the next number. A request of the other one that is still under way then finds that number taken.
 //!
 //! ```text
-//! engine.lock                   held by the live engine (local directories only)
 //! gen/<g>.json                  one for each start of an engine
 //! checkpoints/<n/10000>/<n>.json   one for each decision; old ones are emptied, never deleted
 //! blobs/<g>/<seq>-<name>        state and changes that manifests refer to
 //! ```
 
-mod durable;
+mod lock;
 mod manifest;
+mod ownership;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fs::{File, TryLockError},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -30,13 +32,14 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, path::Path};
-use serde::{Deserialize, Serialize};
 
-use self::manifest::sha256_hex;
 pub use self::{
-    durable::DurableFileSystem,
+    lock::{DirectoryLock, is_locked, lock, replace_lock},
     manifest::{BlobRef, FORMAT, Manifest, StagedFile, TableWork, Work},
+    ownership::Ownership,
 };
+use self::{manifest::sha256_hex, ownership::Claim};
+use crate::storage::Location;
 
 /// How many of the newest manifests keep their body and their blobs: the newest to recover from, and the one before
 /// it to look at when the newest is in doubt.
@@ -45,12 +48,8 @@ pub const KEPT_MANIFESTS: usize = 2;
 /// Manifests in one directory, so that finding the newest one stays quick although names are never deleted.
 const MANIFESTS_PER_DIRECTORY: u64 = 10_000;
 
-/// How often a claim tries the next generation when others claim at the same moment; more is no accident.
+/// How often a claim tries the next number when others claim or decide at the same moment; more is no accident.
 const MAX_CLAIMS: u32 = 16;
-
-/// Who looks whether an engine runs holds the lock for an instant, at which no start must fail.
-const LOCK_TRIES: u32 = 20;
-const LOCK_STEP: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// How many objects are looked up or deleted at once.
 const CONCURRENT_REQUESTS: usize = 8;
@@ -59,18 +58,25 @@ const CONCURRENT_REQUESTS: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Stop the other engine.
-    #[error("another engine is running on {dir}; stop it first, or give this one a data directory of its own")]
+    #[error(
+        "another engine is running on {dir}; stop it first, or give this one a data directory of its own. If it hangs \
+         and cannot be stopped, `tributary run --take-over` goes on in its place"
+    )]
     Locked {
         /// The checkpoint directory.
         dir: String,
     },
     /// This engine must stop: it no longer owns the directory.
-    #[error("a newer engine (generation {newer}) has taken over from this one (generation {own}); this one must stop")]
+    #[error(
+        "a newer engine (generation {newer}, {by}) has taken over from this one (generation {own}); this one must stop"
+    )]
     Superseded {
         /// This engine's generation.
         own: u64,
         /// One that is newer.
         newer: u64,
+        /// Its process and host.
+        by: String,
     },
     /// Start again: an engine that was being replaced decided in the last moment.
     #[error("checkpoint {number} was decided by another engine; start again to go on from it")]
@@ -112,19 +118,15 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Checkpoints {
     store: Arc<dyn ObjectStore>,
-    generation: u64,
+    ownership: Ownership,
     nonce: String,
     blobs: AtomicU64,
     /// Manifests that still have their body, oldest first.
     kept: VecDeque<Manifest>,
+    /// Whether an older engine may still decide: what it has stored for that must stay until it no longer can.
+    contested: bool,
     /// Dropping it lets the next engine in; the system does so too when the process dies.
-    _lock: Option<File>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Claim {
-    generation: u64,
-    nonce: String,
+    _lock: Option<DirectoryLock>,
 }
 
 impl Checkpoints {
@@ -135,56 +137,118 @@ impl Checkpoints {
     /// [`Error::Locked`] while another engine lives; [`Error::Damaged`] and [`Error::Format`] when the newest
     /// manifest cannot be read.
     pub async fn claim(dir: &std::path::Path, nonce: impl Into<String>) -> Result<Self, Error> {
-        Self::claim_locked(dir, lock(dir)?, nonce).await
+        let lock = lock(dir)?;
+        let location = Location::directory(dir).map_err(|error| Error::Bug(error.to_string()))?;
+        Self::claim_locked(location.store(), lock, nonce).await
     }
 
-    /// The same under a lock that is held already.
+    /// Takes ownership of a store whose writes are durable when they return. `lock` keeps other engines out of it, or
+    /// has replaced the lock of one that may still live: see [`DirectoryLock::keeps_out`].
     ///
     /// # Errors
     /// As [`claim`](Self::claim), without `Locked`.
     pub async fn claim_locked(
-        dir: &std::path::Path,
-        DirectoryLock(lock): DirectoryLock,
+        store: Arc<dyn ObjectStore>,
+        lock: DirectoryLock,
         nonce: impl Into<String>,
     ) -> Result<Self, Error> {
-        let store = Arc::new(DurableFileSystem::new_with_prefix(dir)?);
-        Self::claim_store(store, Some(lock), nonce.into()).await
+        let contested = !lock.keeps_out();
+        Self::claim_store(store, Some(lock), contested, nonce.into()).await
     }
 
-    /// Takes ownership of a store whose writes are durable when they return and which has no file locks, such as a
-    /// prefix of an S3 bucket. Two engines may then live at once for a moment; the older one stops when it decides.
+    /// Takes ownership of a store that no lock protects. Two engines may then live at once for a moment; the older one
+    /// stops before it writes.
     ///
     /// # Errors
     /// As [`claim`](Self::claim), without `Locked`.
     pub async fn claim_shared(store: Arc<dyn ObjectStore>, nonce: impl Into<String>) -> Result<Self, Error> {
-        Self::claim_store(store, None, nonce.into()).await
+        Self::claim_store(store, None, true, nonce.into()).await
     }
 
-    async fn claim_store(store: Arc<dyn ObjectStore>, lock: Option<File>, nonce: String) -> Result<Self, Error> {
+    async fn claim_store(
+        store: Arc<dyn ObjectStore>,
+        lock: Option<DirectoryLock>,
+        contested: bool,
+        nonce: String,
+    ) -> Result<Self, Error> {
         let mut generation = newest_number(store.as_ref(), &Path::from("gen")).await?.map_or(1, |newest| newest + 1);
         let mut claims = 0;
         loop {
-            let claim = Claim { generation, nonce: nonce.clone() };
+            let claim = Claim::new(generation, nonce.clone());
             let body = serde_json::to_vec(&claim).map_err(|error| Error::Bug(error.to_string()))?;
             if create(store.as_ref(), &generation_path(generation), body.into()).await? {
                 break;
             }
             claims += 1;
             if claims == MAX_CLAIMS {
-                return Err(Error::Superseded { own: generation - 1, newer: generation });
+                let by = "others claim all the time".to_owned();
+                return Err(Error::Superseded { own: generation - 1, newer: generation, by });
             }
             generation += 1;
         }
-        let kept = kept_manifests(store.as_ref()).await?;
-        let checkpoints = Self { store, generation, nonce, blobs: AtomicU64::new(0), kept, _lock: lock };
-        checkpoints.delete_orphans().await?;
+        let ownership = Ownership::new(Arc::clone(&store), generation);
+        let kept = VecDeque::new();
+        let blobs = AtomicU64::new(0);
+        let mut checkpoints = Self { store, ownership, nonce, blobs, kept, contested, _lock: lock };
+        if contested {
+            checkpoints.seal().await?;
+        } else {
+            checkpoints.kept = kept_manifests(checkpoints.store.as_ref()).await?;
+            checkpoints.delete_orphans().await?;
+        }
         Ok(checkpoints)
+    }
+
+    /// Decides the newest manifest once more under the next number, so that no older engine can decide any more: it
+    /// checks its generation before each decision, so that only one is under way, and that is seen here or refused.
+    async fn seal(&mut self) -> Result<(), Error> {
+        for _ in 0..MAX_CLAIMS {
+            self.kept = kept_manifests(self.store.as_ref()).await?;
+            let Some(newest) = self.kept.back() else { return Ok(()) };
+            let number = newest.number + 1;
+            let repeats = Some(newest.speaks_of());
+            let seal = Manifest {
+                number,
+                generation: self.generation(),
+                nonce: self.nonce.clone(),
+                repeats,
+                ..newest.clone()
+            };
+            if create(self.store.as_ref(), &manifest_path(number), seal.encode()?.into()).await? {
+                self.kept.push_back(seal);
+                return self.settle().await;
+            }
+        }
+        Err(self.overtaken(self.next_number()).await)
+    }
+
+    /// No older engine can decide any more: what it stored for that goes.
+    async fn settle(&mut self) -> Result<(), Error> {
+        if self.contested {
+            self.delete_orphans().await?;
+            self.contested = false;
+        }
+        Ok(())
+    }
+
+    /// Why a number that should have been free is not.
+    async fn overtaken(&self, number: u64) -> Error {
+        match self.ownership.check().await {
+            Err(superseded) => superseded,
+            Ok(()) => Error::Overtaken { number },
+        }
+    }
+
+    /// What others ask before they carry out what was decided here.
+    #[must_use]
+    pub fn ownership(&self) -> Ownership {
+        self.ownership.clone()
     }
 
     /// This engine's generation, from 1.
     #[must_use]
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.ownership.generation()
     }
 
     /// The newest manifest: where to go on. `None` before the first.
@@ -204,12 +268,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Superseded`] when it does not.
     pub async fn check_generation(&self) -> Result<(), Error> {
-        let newer = self.generation + 1;
-        match self.store.head(&generation_path(newer)).await {
-            Ok(_) => Err(Error::Superseded { own: self.generation, newer }),
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        self.ownership.check().await
     }
 
     /// Stores bytes that the next manifest will refer to, durable when it returns. `name` is for people: lower-case
@@ -219,7 +278,7 @@ impl Checkpoints {
     /// [`Error::Store`].
     pub async fn put_blob(&self, name: &str, bytes: Bytes) -> Result<BlobRef, Error> {
         let sequence = self.blobs.fetch_add(1, Ordering::Relaxed);
-        let path = format!("blobs/{:020}/{sequence:010}-{name}", self.generation);
+        let path = format!("{}/{sequence:010}-{name}", blob_directory(self.generation()));
         let sha256 = hash(bytes.clone()).await?;
         let length = bytes.len() as u64;
         if !create(self.store.as_ref(), &Path::from(path.as_str()), bytes).await? {
@@ -248,16 +307,18 @@ impl Checkpoints {
         if manifest.number != number {
             return Err(Error::Bug(format!("manifest {} was to be decided, but {number} is next", manifest.number)));
         }
-        manifest.generation = self.generation;
+        manifest.generation = self.generation();
         manifest.nonce.clone_from(&self.nonce);
+        manifest.repeats = None;
         self.check_blobs(&manifest).await?;
         let body = Bytes::from(manifest.encode()?);
         self.check_generation().await?;
         if !create(self.store.as_ref(), &manifest_path(number), body).await? {
-            return Err(Error::Overtaken { number });
+            return Err(self.overtaken(number).await);
         }
         let position = self.kept.len();
         self.kept.push_back(manifest);
+        self.settle().await?;
         Ok(&self.kept[position])
     }
 
@@ -265,8 +326,9 @@ impl Checkpoints {
     /// refer to. Call it when the newest manifest has been applied.
     ///
     /// # Errors
-    /// [`Error::Store`]; it can be called again.
+    /// [`Error::Superseded`]; [`Error::Store`], and it can be called again.
     pub async fn prune(&mut self) -> Result<(), Error> {
+        self.check_generation().await?;
         while self.kept.len() > KEPT_MANIFESTS {
             let old = &self.kept[0];
             let needed: BTreeSet<&BlobRef> = self.kept.iter().skip(1).flat_map(Manifest::blobs).collect();
@@ -298,13 +360,16 @@ impl Checkpoints {
             .await
     }
 
-    /// Deletes what earlier generations stored and no kept manifest refers to: they died before deciding.
+    /// Deletes what earlier generations stored and no kept manifest refers to: they ended before deciding.
     async fn delete_orphans(&self) -> Result<(), Error> {
+        let own = blob_directory(self.generation());
         let needed: BTreeSet<&str> =
             self.kept.iter().flat_map(Manifest::blobs).map(|blob| blob.path.as_str()).collect();
         let found: Vec<_> = self.store.list(Some(&Path::from("blobs"))).try_collect().await?;
         let orphans = found.into_iter().map(|blob| blob.location.to_string());
-        self.delete(orphans.filter(|path| !needed.contains(path.as_str())).collect()).await
+        // Numbers of generations have one length, so that they sort as texts.
+        let orphans = orphans.filter(|path| *path < own && !needed.contains(path.as_str()));
+        self.delete(orphans.collect()).await
     }
 
     async fn delete(&self, paths: Vec<String>) -> Result<(), Error> {
@@ -321,27 +386,23 @@ impl Checkpoints {
     }
 }
 
-/// The newest manifest of a directory that another process may own: for readers. `None` before the first.
+/// The newest manifest of a store that another process may own: for readers. `None` before the first.
 ///
 /// # Errors
 /// [`Error::Damaged`] and [`Error::Format`] when it cannot be read.
-pub async fn peek(dir: &std::path::Path) -> Result<Option<Manifest>, Error> {
-    if !dir.is_dir() {
-        return Ok(None);
-    }
-    let store = DurableFileSystem::new_with_prefix(dir)?;
-    match newest_manifest(&store).await? {
-        Some(number) => read_manifest(&store, number).await.map(Some),
+pub async fn peek(store: &dyn ObjectStore) -> Result<Option<Manifest>, Error> {
+    match newest_manifest(store).await? {
+        Some(number) => read_manifest(store, number).await.map(Some),
         None => Ok(None),
     }
 }
 
-/// Reads a blob of a directory that another process may own, and makes sure that it is what was stored.
+/// Reads a blob of a store that another process may own, and makes sure that it is what was stored.
 ///
 /// # Errors
 /// [`Error::Damaged`] when it is not, or has gone with its manifest.
-pub async fn peek_blob(dir: &std::path::Path, blob: &BlobRef) -> Result<Bytes, Error> {
-    read_checked(&DurableFileSystem::new_with_prefix(dir)?, blob).await
+pub async fn peek_blob(store: &dyn ObjectStore, blob: &BlobRef) -> Result<Bytes, Error> {
+    read_checked(store, blob).await
 }
 
 async fn read_checked(store: &dyn ObjectStore, blob: &BlobRef) -> Result<Bytes, Error> {
@@ -358,47 +419,6 @@ async fn read_checked(store: &dyn ObjectStore, blob: &BlobRef) -> Result<Bytes, 
         return Err(damaged("its checksum does not match"));
     }
     Ok(bytes)
-}
-
-/// Keeps every other engine out of a local directory until it is dropped.
-#[derive(Debug)]
-pub struct DirectoryLock(File);
-
-/// Locks a local directory, which is created if absent.
-///
-/// # Errors
-/// [`Error::Locked`] while another engine lives.
-pub fn lock(dir: &std::path::Path) -> Result<DirectoryLock, Error> {
-    let failed = |source: std::io::Error| object_store::Error::Generic { store: "engine.lock", source: source.into() };
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    let path = dir.join("engine.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
-    for _ in 0..LOCK_TRIES {
-        match file.try_lock() {
-            Ok(()) => return Ok(DirectoryLock(file)),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_STEP),
-            Err(TryLockError::Error(error)) => return Err(failed(error).into()),
-        }
-    }
-    Err(Error::Locked { dir: dir.display().to_string() })
-}
-
-/// Whether somebody has locked a local directory.
-///
-/// # Errors
-/// [`Error::Store`] when the lock cannot be looked at.
-pub fn is_locked(dir: &std::path::Path) -> Result<bool, Error> {
-    let failed = |source: std::io::Error| object_store::Error::Generic { store: "engine.lock", source: source.into() };
-    let file = match File::options().write(true).open(dir.join("engine.lock")) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed(error).into()),
-    };
-    match file.try_lock() {
-        Ok(()) => Ok(false),
-        Err(TryLockError::WouldBlock) => Ok(true),
-        Err(TryLockError::Error(error)) => Err(failed(error).into()),
-    }
 }
 
 /// Creates an object; `false` when the name is taken by something else. A store that retries a request by itself may
@@ -457,6 +477,10 @@ async fn newest_number(store: &dyn ObjectStore, directory: &Path) -> Result<Opti
     let objects = store.list_with_delimiter(Some(directory)).await?.objects;
     let numbers = objects.iter().filter_map(|object| object.location.filename()?.strip_suffix(".json")?.parse().ok());
     Ok(numbers.max())
+}
+
+fn blob_directory(generation: u64) -> String {
+    format!("blobs/{generation:020}")
 }
 
 fn generation_path(generation: u64) -> Path {

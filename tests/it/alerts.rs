@@ -1,8 +1,14 @@
 //! Alerts as a receiver sees them: at least once, never again, corrected, and silent about history.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs, mem,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{http::StatusCode, response::IntoResponse};
+use object_store::{ObjectStore, memory::InMemory};
 use serde_json::Value;
 use tributary::{
     act::{
@@ -12,12 +18,13 @@ use tributary::{
         rules::{MinAmount, Rule},
         webhook,
     },
-    time::EventTime,
+    stream::checkpoint::{self, Checkpoints},
+    time::{Clock, EventTime},
 };
 
 use crate::alerts_support::{
-    Receiver, START, Time, advance, appears, hook, no_jitter, options, revised, row, rule, start, turns, units, until,
-    vanishes,
+    Receiver, START, Time, advance, alone, appears, hook, no_jitter, options, outbox, revised, row, rule, start, turns,
+    units, until, vanishes,
 };
 
 #[tokio::test]
@@ -68,6 +75,45 @@ async fn what_was_not_delivered_or_not_marked_before_a_crash_is_sent_after_it() 
         // As if the process had died between the answer and the mark.
         fs::write(&file, &before_delivery).unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_been_superseded_sends_nothing_and_marks_nothing() {
+    let data = tempfile::tempdir().unwrap();
+    let checkpoints: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let old = Checkpoints::claim_shared(Arc::clone(&checkpoints), "old").await.unwrap();
+    let down = (0..100_000).map(|_| StatusCode::BAD_GATEWAY.into_response()).collect();
+    let (receiver, address) = Receiver::start(down).await;
+    let wait = Duration::from_millis(5);
+    let options = Options { schedule: vec![wait; 100_000], ..options(data.path(), address) };
+    let real: Clock = Arc::new(|| {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        EventTime::from_micros(i64::try_from(since.as_micros()).unwrap())
+    });
+    let today = real().seconds();
+    let handle = act::start(options, old.ownership(), real, no_jitter()).await.unwrap();
+    let recent = |id| ExpansionRow { occurred_at: EventTime::from_seconds(today + 2), ..row(id, 100, 200) };
+    handle.offer(vec![appears(recent("m1"))]).await.unwrap();
+    until("attempts", || handle.counts().failed > 3).await;
+
+    let _new = Checkpoints::claim_shared(Arc::clone(&checkpoints), "new").await.unwrap();
+    let error = handle.offer(vec![appears(recent("m2"))]).await.unwrap_err();
+    assert!(matches!(error, Error::Ownership(checkpoint::Error::Superseded { .. })), "{error}");
+    let contents = || -> Vec<Vec<u8>> {
+        let outbox = fs::read_dir(data.path().join("outbox")).unwrap();
+        outbox.map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
+    };
+    // An attempt that was under way ends; then so many go by in which another would have come.
+    let mut seen = (0, Vec::new());
+    until("silence", || {
+        let before = mem::replace(&mut seen, (receiver.ids().len(), contents()));
+        std::thread::sleep(wait * 40);
+        before == seen
+    })
+    .await;
+    assert_eq!((receiver.ids().len(), contents()), seen);
+    assert_eq!(seen.1.len(), 2, "one alert, and the rules");
+    handle.shutdown().await;
 }
 
 #[tokio::test]
@@ -255,8 +301,8 @@ async fn wrong_configurations_are_refused_with_the_name_and_without_the_url() {
         (vec![Rule { webhooks: Vec::new(), ..rule() }], Vec::new(), "names no webhook"),
     ];
     for (rules, webhooks, expected) in cases {
-        let options = Options::new(data.path(), rules, webhooks);
-        let Err(error) = act::start(options, time.clock(), no_jitter()).await else {
+        let options = Options::new(outbox(data.path()), rules, webhooks);
+        let Err(error) = act::start(options, alone().await, time.clock(), no_jitter()).await else {
             panic!("expected a refusal: {expected}");
         };
         let text = error.to_string();
@@ -312,12 +358,16 @@ async fn when_too_much_waits_what_comes_is_kept_dead_and_nothing_is_held_up() {
     handle.shutdown().await;
 }
 
-#[test]
-fn a_damaged_file_stops_the_start_and_a_torn_temporary_one_does_not() {
+#[tokio::test]
+async fn a_damaged_file_stops_the_start_and_a_torn_temporary_one_does_not() {
     let data = tempfile::tempdir().unwrap();
-    fs::write(data.path().join("alert_1.json.tmp"), "{\"seq").unwrap();
-    let outbox = Outbox::open(data.path(), 10, 10).unwrap();
-    assert_eq!(outbox.count(Standing::Pending), 0);
-    fs::write(data.path().join("alert_1.json"), "{\"seq").unwrap();
-    assert!(matches!(Outbox::open(data.path(), 10, 10), Err(Error::Damaged { .. })));
+    let dir = data.path().join("outbox");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("alert_1.json#1234000000"), "{\"seq").unwrap();
+    fs::write(dir.join("alert_1.json.tmp"), "{\"seq").unwrap();
+    let opened = Outbox::open(outbox(data.path()), 10, 10).await.unwrap();
+    assert_eq!(opened.count(Standing::Pending), 0);
+    fs::write(dir.join("alert_1.json"), "{\"seq").unwrap();
+    let error = Outbox::open(outbox(data.path()), 10, 10).await.unwrap_err();
+    assert!(matches!(&error, Error::Damaged { name, .. } if name == "alert_1.json"), "{error}");
 }

@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use object_store::{ObjectStore, memory::InMemory};
 use serde_json::Value;
 use tributary::{
     act::{
@@ -26,6 +27,8 @@ use tributary::{
         webhook::{self, SigningSecret},
     },
     money::Amount,
+    storage::Home,
+    stream::checkpoint::{Checkpoints, Ownership},
     time::{Clock, EventTime},
 };
 
@@ -151,14 +154,23 @@ pub(crate) fn vanishes(row: ExpansionRow) -> Change {
 }
 
 pub(crate) fn options(data: &Path, address: SocketAddr) -> Options {
-    Options::new(data, vec![rule()], vec![hook(address)])
+    Options::new(outbox(data), vec![rule()], vec![hook(address)])
+}
+
+pub(crate) fn outbox(data: &Path) -> Arc<dyn ObjectStore> {
+    Home::directory(data).unwrap().outbox()
+}
+
+/// The ownership of an engine that no other one takes over from.
+pub(crate) async fn alone() -> Ownership {
+    Checkpoints::claim_shared(Arc::new(InMemory::new()), "alone").await.unwrap().ownership()
 }
 
 pub(crate) async fn start(options: Options, time: &Time) -> Handle {
-    act::start(options, time.clock(), no_jitter()).await.unwrap()
+    act::start(options, alone().await, time.clock(), no_jitter()).await.unwrap()
 }
 
-pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !condition() {
         assert!(begun.elapsed() < PATIENCE, "waited too long for: {what}");

@@ -16,8 +16,9 @@ use object_store::{
 };
 use tempfile::tempdir;
 use tributary::{
+    storage::{DurableFileSystem, Location},
     stream::checkpoint::{
-        BlobRef, Checkpoints, DurableFileSystem, Error, KEPT_MANIFESTS, Manifest, TableWork, Work, peek,
+        BlobRef, Checkpoints, Error, KEPT_MANIFESTS, Manifest, TableWork, Work, is_locked, lock, peek, replace_lock,
     },
     time::EventTime,
 };
@@ -32,6 +33,7 @@ fn manifest(number: u64) -> Manifest {
         number,
         generation: 0,
         nonce: String::new(),
+        repeats: None,
         log_identity: "log".to_owned(),
         offsets: vec![number * 10, 7],
         watermark: Some(EventTime::from_seconds(1_700_000_000)),
@@ -47,6 +49,10 @@ fn with_state(number: u64, blobs: &[(&str, &BlobRef)]) -> Manifest {
     Manifest { state, ..manifest(number) }
 }
 
+fn store_of(dir: &Path) -> Arc<dyn ObjectStore> {
+    Location::directory(dir).unwrap().store()
+}
+
 fn newest_body(dir: &Path) -> std::path::PathBuf {
     let shard = std::fs::read_dir(dir.join("checkpoints")).unwrap().next().unwrap().unwrap().path();
     let mut bodies: Vec<_> = std::fs::read_dir(shard).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -59,7 +65,7 @@ async fn what_was_decided_is_there_after_a_restart() {
     let dir = tempdir().unwrap();
     let mut first = Checkpoints::claim(dir.path(), "a").await.unwrap();
     assert!(first.latest().is_none());
-    assert!(peek(dir.path()).await.unwrap().is_none());
+    assert!(peek(store_of(dir.path()).as_ref()).await.unwrap().is_none());
     let blob = first.put_blob("ledger", "state".into()).await.unwrap();
     let decided = first.decide(with_state(1, &[("ledger", &blob)])).await.unwrap().clone();
     assert_eq!((decided.generation, decided.nonce.as_str()), (1, "a"));
@@ -68,36 +74,101 @@ async fn what_was_decided_is_there_after_a_restart() {
     let second = Checkpoints::claim(dir.path(), "b").await.unwrap();
     assert_eq!(second.generation(), 2);
     assert_eq!(second.latest(), Some(&decided));
-    assert_eq!(peek(dir.path()).await.unwrap(), Some(decided));
+    assert_eq!(peek(store_of(dir.path()).as_ref()).await.unwrap(), Some(decided));
     assert_eq!(second.next_number(), 2);
     assert_eq!(second.read_blob(&blob).await.unwrap(), "state");
 }
 
 #[tokio::test]
-async fn a_stale_generation_cannot_decide() {
+async fn a_stale_generation_cannot_decide_and_is_told_who_took_over() {
     let dir = tempdir().unwrap();
-    let store = || Arc::new(DurableFileSystem::new_with_prefix(dir.path()).unwrap());
     // Without a file lock two engines live at once, as on a shared store.
-    let mut old = Checkpoints::claim_shared(store(), "a").await.unwrap();
+    let mut old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
     old.decide(manifest(1)).await.unwrap();
-    let mut new = Checkpoints::claim_shared(store(), "b").await.unwrap();
-    assert!(matches!(old.check_generation().await, Err(Error::Superseded { own: 1, newer: 2 })));
-    assert!(matches!(old.decide(manifest(2)).await, Err(Error::Superseded { own: 1, newer: 2 })));
-    assert_eq!(new.decide(manifest(2)).await.unwrap().generation, 2);
+    old.check_generation().await.unwrap();
+    let mut new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
+    let told = |error: Error| {
+        assert!(matches!(&error, Error::Superseded { own: 1, newer: 2, .. }), "{error}");
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+    };
+    told(old.check_generation().await.unwrap_err());
+    told(old.ownership().check().await.unwrap_err());
+    told(old.decide(manifest(2)).await.unwrap_err());
+    told(old.prune().await.unwrap_err());
+    assert_eq!(new.decide(manifest(3)).await.unwrap().generation, 2);
+}
+
+/// What an engine does that was stopped between its last look and its request: the request arrives now.
+fn arrives_late(dir: &Path, number: u64) -> std::io::Result<()> {
+    let body = std::fs::read(newest_body(dir))?;
+    let path = newest_body(dir).with_file_name(format!("{number:020}.json"));
+    std::io::Write::write_all(&mut std::fs::File::create_new(path)?, &body)
+}
+
+#[tokio::test]
+async fn who_takes_over_seals_what_was_decided_against_requests_under_way() {
+    let dir = tempdir().unwrap();
+    let mut old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
+    let kept = old.put_blob("kept", "kept".into()).await.unwrap();
+    let decided = old.decide(with_state(1, &[("kept", &kept)])).await.unwrap().clone();
+    let undecided = old.put_blob("undecided", "undecided".into()).await.unwrap();
+
+    let new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
+    let sealed = new.latest().unwrap();
+    assert_eq!((sealed.number, sealed.generation, sealed.speaks_of()), (2, 2, 1));
+    assert_eq!((&sealed.offsets, &sealed.state), (&decided.offsets, &decided.state));
+    assert_eq!(arrives_late(dir.path(), 2).unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+    let there = |blob: &BlobRef| dir.path().join(&blob.path).exists();
+    assert!(there(&kept) && !there(&undecided));
+    // One that takes over from it speaks of the same decision.
+    let third = Checkpoints::claim_shared(store_of(dir.path()), "c").await.unwrap();
+    assert_eq!((third.latest().unwrap().number, third.latest().unwrap().speaks_of()), (3, 1));
+}
+
+#[tokio::test]
+async fn before_the_first_decision_what_an_older_engine_stored_stays_until_it_can_no_longer_decide() {
+    let dir = tempdir().unwrap();
+    let old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
+    let stored = old.put_blob("stored", "stored".into()).await.unwrap();
+    let mut new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
+    assert!(new.latest().is_none() && dir.path().join(&stored.path).exists());
+    new.decide(manifest(1)).await.unwrap();
+    assert!(!dir.path().join(&stored.path).exists());
 }
 
 #[tokio::test]
 async fn of_two_decisions_with_one_number_one_counts() {
     let dir = tempdir().unwrap();
-    let store = || Arc::new(DurableFileSystem::new_with_prefix(dir.path()).unwrap());
-    let mut old = Checkpoints::claim_shared(store(), "a").await.unwrap();
+    let mut checkpoints = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
+    checkpoints.decide(manifest(1)).await.unwrap();
+    arrives_late(dir.path(), 2).unwrap();
+    assert!(matches!(checkpoints.decide(manifest(2)).await, Err(Error::Overtaken { number: 2 })));
+}
+
+#[tokio::test]
+async fn a_lock_that_was_replaced_holds_nobody_back_and_its_holder_finds_out() {
+    let dir = tempdir().unwrap();
+    assert!(!is_locked(dir.path()).unwrap());
+    let hangs = lock(dir.path()).unwrap();
+    hangs.check().unwrap();
+    assert!(hangs.keeps_out() && is_locked(dir.path()).unwrap());
+    assert!(matches!(lock(dir.path()), Err(Error::Locked { .. })));
+    let mut old = Checkpoints::claim_locked(store_of(dir.path()), hangs, "a").await.unwrap();
     old.decide(manifest(1)).await.unwrap();
-    let mut new = Checkpoints::claim_shared(store(), "b").await.unwrap();
-    // The old engine's last request arrives late, after the new one has read the newest manifest.
-    let late = std::fs::read_to_string(newest_body(dir.path())).unwrap();
-    let shard = newest_body(dir.path()).parent().unwrap().to_owned();
-    std::fs::write(shard.join(format!("{:020}.json", 2)), late).unwrap();
-    assert!(matches!(new.decide(manifest(2)).await, Err(Error::Overtaken { number: 2 })));
+
+    let taken = replace_lock(dir.path(), "b").unwrap();
+    assert!(!taken.keeps_out() && is_locked(dir.path()).unwrap());
+    let mut new = Checkpoints::claim_locked(store_of(dir.path()), taken, "b").await.unwrap();
+    assert!(matches!(old.decide(manifest(2)).await, Err(Error::Superseded { .. })));
+    new.decide(manifest(3)).await.unwrap();
+    drop(old);
+    // The end of the old one frees nothing.
+    assert!(matches!(lock(dir.path()), Err(Error::Locked { .. })));
+    drop(new);
+    let next = lock(dir.path()).unwrap();
+    let replaced = replace_lock(dir.path(), "c").unwrap();
+    assert!(matches!(next.check(), Err(Error::Locked { .. })));
+    replaced.check().unwrap();
 }
 
 /// A store that retries by itself: its first try won, and the second was told that the object exists.
@@ -158,7 +229,7 @@ async fn a_winner_that_is_told_its_name_exists_goes_on() {
     let blob = checkpoints.put_blob("ledger", "state".into()).await.unwrap();
     checkpoints.decide(with_state(1, &[("ledger", &blob)])).await.unwrap();
     checkpoints.decide(manifest(2)).await.unwrap();
-    assert_eq!(peek(dir.path()).await.unwrap().unwrap().number, 2);
+    assert_eq!(peek(store_of(dir.path()).as_ref()).await.unwrap().unwrap().number, 2);
 }
 
 #[tokio::test]

@@ -24,9 +24,17 @@ use tributary::{
         change_schema, commits,
         delta::{self, DeltaTable},
     },
+    storage::Location,
     stream::checkpoint::{Checkpoints, Manifest, Work},
     time::EventTime,
 };
+
+use crate::alerts_support::alone;
+
+/// A directory of tables.
+pub(crate) fn at(dir: &Path) -> Location {
+    Location::directory(dir).unwrap()
+}
 
 fn events() -> TableSpec {
     let schema = Schema::new(vec![
@@ -110,7 +118,7 @@ fn data_files(dir: &Path) -> BTreeSet<String> {
 #[tokio::test]
 async fn staged_rows_are_in_the_table_once_and_only_after_the_commit() {
     let root = tempdir().unwrap();
-    let mut table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     let staged = table.stage(&[event_rows(&[1, 2]), event_rows(&[3])]).await.unwrap();
     assert_eq!(staged.iter().map(|file| file.rows).sum::<u64>(), 3);
     assert!(table.stage(&[]).await.unwrap().is_empty());
@@ -130,20 +138,20 @@ async fn staged_rows_are_in_the_table_once_and_only_after_the_commit() {
     assert_eq!(before.schema(), events().schema);
     assert_eq!(select(&table, "select id from t where amount > 4").await, "evt_000003");
 
-    let mut again = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let mut again = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     assert_eq!((again.applied_through(), again.version()), (7, 1));
     assert!(!again.append(7, &staged).await.unwrap(), "after a restart");
     assert_eq!(select(&again, rows).await, expected);
     assert_eq!(again.incarnation(), table.incarnation());
-    let provider = delta::read(root.path(), "events").await.unwrap().unwrap();
+    let provider = delta::read(&at(root.path()), "events").await.unwrap().unwrap();
     assert_eq!(provider.schema(), events().schema);
-    assert!(delta::read(root.path(), "nothing").await.unwrap().is_none());
+    assert!(delta::read(&at(root.path()), "nothing").await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_missing_or_changed_staged_file_is_an_error_before_the_commit() {
     let root = tempdir().unwrap();
-    let mut table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     let staged = table.stage(&[event_rows(&[1])]).await.unwrap();
     let path = root.path().join("events").join(&staged[0].path);
     let body = std::fs::read(&path).unwrap();
@@ -162,7 +170,7 @@ async fn a_missing_or_changed_staged_file_is_an_error_before_the_commit() {
 #[tokio::test]
 async fn of_a_key_the_last_change_wins_and_rows_move_between_partitions() {
     let root = tempdir().unwrap();
-    let mut table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
     let changes = [
         customer_changes(&[("a", Some("DE"), Some(1)), ("b", Some("AT"), Some(2)), ("c", None, Some(3))]),
         customer_changes(&[("a", Some("DE"), Some(10)), ("d", Some("DE"), Some(4)), ("d", Some("DE"), None)]),
@@ -188,7 +196,7 @@ async fn of_a_key_the_last_change_wins_and_rows_move_between_partitions() {
     assert_eq!(all_customers(&table).await, "b O'Hare, 1/2 % 7; c DE 30");
     // Nothing to do is still done.
     assert!(table.upsert(6, &[customer_changes(&[("x", None, None)])]).await.unwrap());
-    let again = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
+    let again = DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
     assert_eq!((again.applied_through(), all_customers(&again).await), (6, all_customers(&table).await));
 }
 
@@ -213,7 +221,7 @@ async fn an_upsert_leaves_files_without_its_keys_alone() {
         ];
         [RecordBatch::try_new(change_schema(&spec().schema), columns).unwrap()]
     };
-    let mut table = DeltaTable::open_or_create(root.path(), spec()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), spec()).await.unwrap();
     table.upsert(1, &rows(&[(1, 1, 1), (2, 1, 2), (3, 1, 3)])).await.unwrap();
     let before = data_files(&root.path().join("daily"));
     table.upsert(2, &rows(&[(2, 1, 20), (2, 2, 22)])).await.unwrap();
@@ -228,7 +236,7 @@ async fn an_upsert_leaves_files_without_its_keys_alone() {
 #[tokio::test]
 async fn an_upsert_into_a_large_file_changes_its_rows_and_no_others() {
     let root = tempdir().unwrap();
-    let mut table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
     let ids: Vec<String> = (0..40_000).map(|id| format!("cus_{id:05}")).collect();
     let all: Vec<CustomerChange> = ids.iter().map(|id| (id.as_str(), None, Some(1))).collect();
     table.upsert(1, &[customer_changes(&all)]).await.unwrap();
@@ -244,9 +252,9 @@ async fn an_upsert_into_a_large_file_changes_its_rows_and_no_others() {
 #[tokio::test]
 async fn rows_that_do_not_fit_are_refused() {
     let root = tempdir().unwrap();
-    let table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     assert!(matches!(table.stage(&[customer_changes(&[("a", None, None)])]).await, Err(Error::Bug { .. })));
-    let mut table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
     assert!(matches!(table.upsert(1, &[event_rows(&[1])]).await, Err(Error::Bug { .. })));
     let good = customer_changes(&[("a", None, Some(1))]);
     let mut columns = good.columns().to_vec();
@@ -258,35 +266,59 @@ async fn rows_that_do_not_fit_are_refused() {
 }
 
 #[tokio::test]
+async fn a_table_is_made_anew_by_one_commit_and_readers_of_the_old_one_go_on() {
+    let root = tempdir().unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
+    let staged = table.stage(&[event_rows(&[1, 2, 3])]).await.unwrap();
+    assert!(table.append(1, &staged).await.unwrap());
+    let old = table.provider();
+    let mut other = TableSpec { key: vec!["id".to_owned()], ..events() };
+    other.schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Utf8, false)]));
+
+    let anew = DeltaTable::make_anew(&at(root.path()), other.clone()).await.unwrap();
+    assert_eq!((anew.version(), anew.files(), anew.applied_through()), (table.version() + 1, 0, 0));
+    assert_ne!(anew.incarnation(), table.incarnation());
+    let rows = |provider| async { SessionContext::new().read_table(provider).unwrap().count().await.unwrap() };
+    assert_eq!((rows(old).await, rows(anew.provider()).await), (3, 0));
+    let again = DeltaTable::open_or_create(&at(root.path()), other.clone()).await.unwrap();
+    assert_eq!(again.incarnation(), anew.incarnation());
+    // Who still has the old one in hand commits nothing more to it.
+    let staged = table.stage(&[event_rows(&[4])]).await.unwrap();
+    assert!(matches!(table.append(2, &staged).await, Err(Error::Mismatch { .. })));
+    let fresh = DeltaTable::make_anew(&at(&root.path().join("elsewhere")), other).await.unwrap();
+    assert_eq!((fresh.version(), fresh.files()), (0, 0));
+}
+
+#[tokio::test]
 async fn a_table_that_this_program_did_not_make_is_refused() {
     let root = tempdir().unwrap();
-    DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     let mut other = events();
     let mut fields: Vec<_> = other.schema.fields().iter().map(|field| field.as_ref().clone()).collect();
     fields[2] = Field::new("amount", DataType::Int64, true);
     other.schema = Arc::new(Schema::new(fields));
-    let error = DeltaTable::open_or_create(root.path(), other).await.err().unwrap();
+    let error = DeltaTable::open_or_create(&at(root.path()), other).await.err().unwrap();
     assert!(matches!(error, Error::Mismatch { .. }), "{error}");
     assert!(error.to_string().contains("`amount` is column 3 of type Decimal128(28, 6)"), "{error}");
     let other = TableSpec { partition_by: vec!["day".to_owned()], ..events() };
-    assert!(matches!(DeltaTable::open_or_create(root.path(), other).await, Err(Error::Mismatch { .. })));
+    assert!(matches!(DeltaTable::open_or_create(&at(root.path()), other).await, Err(Error::Mismatch { .. })));
 
     let url = url::Url::from_directory_path(root.path().join("events")).unwrap();
     let foreign = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
     let property = ("delta.setTransactionRetentionDuration".to_owned(), "interval 1 days".to_owned());
     foreign.set_tbl_properties().with_properties([property].into()).await.unwrap();
-    let error = DeltaTable::open_or_create(root.path(), events()).await.err().unwrap();
+    let error = DeltaTable::open_or_create(&at(root.path()), events()).await.err().unwrap();
     assert!(error.to_string().contains("setTransactionRetentionDuration"), "{error}");
 
     let naive = Schema::new(vec![Field::new("at", DataType::Timestamp(TimeUnit::Nanosecond, None), true)]);
     let spec = TableSpec { name: "naive".to_owned(), schema: Arc::new(naive), key: vec![], partition_by: vec![] };
-    assert!(matches!(DeltaTable::open_or_create(root.path(), spec).await, Err(Error::Spec { .. })));
+    assert!(matches!(DeltaTable::open_or_create(&at(root.path()), spec).await, Err(Error::Spec { .. })));
 }
 
 #[tokio::test]
 async fn the_table_has_the_lowest_protocol() {
     let root = tempdir().unwrap();
-    DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
+    DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
     let log = std::fs::read_to_string(root.path().join("customers/_delta_log/00000000000000000000.json")).unwrap();
     assert!(log.contains(r#""minReaderVersion":1,"minWriterVersion":2}"#), "{log}");
     assert!(!log.contains("setTransactionRetentionDuration"), "{log}");
@@ -295,8 +327,8 @@ async fn the_table_has_the_lowest_protocol() {
 #[tokio::test]
 async fn work_planned_before_a_compaction_neither_doubles_nor_loses_rows() {
     let root = tempdir().unwrap();
-    let mut events_table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
-    let mut customers_table = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
+    let mut events_table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
+    let mut customers_table = DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
     for number in 1..=10 {
         let staged = events_table.stage(&[event_rows(&[i64::try_from(number).unwrap()])]).await.unwrap();
         events_table.append(number, &staged).await.unwrap();
@@ -306,10 +338,10 @@ async fn work_planned_before_a_compaction_neither_doubles_nor_loses_rows() {
     assert_eq!((events_table.files(), customers_table.files()), (10, 10));
     // Decided, not yet applied, when another handle on the same tables compacts them.
     let staged = events_table.stage(&[event_rows(&[11])]).await.unwrap();
-    let mut other = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
-    assert_eq!((other.maintain(&BTreeSet::new()).await.unwrap().merged, other.files()), (10, 1));
-    let mut other = DeltaTable::open_or_create(root.path(), customers()).await.unwrap();
-    assert_eq!((other.maintain(&BTreeSet::new()).await.unwrap().merged, other.files()), (10, 1));
+    let mut other = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
+    assert_eq!((other.maintain(&alone().await, &BTreeSet::new()).await.unwrap().merged, other.files()), (10, 1));
+    let mut other = DeltaTable::open_or_create(&at(root.path()), customers()).await.unwrap();
+    assert_eq!((other.maintain(&alone().await, &BTreeSet::new()).await.unwrap().merged, other.files()), (10, 1));
     assert_eq!(other.applied_through(), 10, "compaction is no checkpoint");
 
     assert!(events_table.append(11, &staged).await.unwrap());
@@ -327,7 +359,7 @@ async fn work_planned_before_a_compaction_neither_doubles_nor_loses_rows() {
 #[tokio::test]
 async fn maintenance_deletes_what_no_snapshot_and_no_manifest_needs() {
     let root = tempdir().unwrap();
-    let mut table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     let spared = table.stage(&[event_rows(&[1])]).await.unwrap();
     let orphan = table.stage(&[event_rows(&[2])]).await.unwrap();
     let recent = table.stage(&[event_rows(&[3])]).await.unwrap();
@@ -338,7 +370,7 @@ async fn maintenance_deletes_what_no_snapshot_and_no_manifest_needs() {
         file.set_modified(two_days_ago).unwrap();
     }
     let spare = spared.iter().map(|file| file.path.clone()).collect();
-    let done = table.maintain(&spare).await.unwrap();
+    let done = table.maintain(&alone().await, &spare).await.unwrap();
     assert_eq!(done.deleted, 1);
     assert!(path(&spared[0].path).exists() && path(&recent[0].path).exists() && !path(&orphan[0].path).exists());
     assert!(table.append(1, &spared).await.unwrap());
@@ -348,7 +380,7 @@ async fn maintenance_deletes_what_no_snapshot_and_no_manifest_needs() {
 #[tokio::test]
 async fn old_log_entries_go_and_what_is_applied_stays_known() {
     let root = tempdir().unwrap();
-    let mut table = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     let url = url::Url::from_directory_path(root.path().join("events")).unwrap();
     let other = DeltaTableBuilder::from_url(url).unwrap().load().await.unwrap();
     let property = ("delta.checkpointInterval".to_owned(), "3".to_owned());
@@ -364,14 +396,14 @@ async fn old_log_entries_go_and_what_is_applied_stays_known() {
         let file = std::fs::File::options().write(true).open(entry.unwrap().path()).unwrap();
         file.set_modified(two_hours_ago).unwrap();
     }
-    let done = table.maintain(&BTreeSet::new()).await.unwrap();
+    let done = table.maintain(&alone().await, &BTreeSet::new()).await.unwrap();
     assert!(done.log_entries_deleted > 0, "{done:?}");
     assert!(!log.join(format!("{:020}.json", 0)).exists());
     assert_eq!((table.applied_through(), before.schema()), (7, events().schema));
     let staged = table.stage(&[event_rows(&[8])]).await.unwrap();
     assert!(!table.append(7, &staged).await.unwrap());
     assert!(table.append(8, &staged).await.unwrap());
-    let again = DeltaTable::open_or_create(root.path(), events()).await.unwrap();
+    let again = DeltaTable::open_or_create(&at(root.path()), events()).await.unwrap();
     assert_eq!(again.applied_through(), 8);
     for table in [&table, &again] {
         assert_eq!(select(table, "select count(*), count(distinct id) from t").await, "8 8");
@@ -406,13 +438,15 @@ impl Engine {
         let mut tables = BTreeMap::new();
         for spec in [events(), customers()] {
             let name = spec.name.clone();
-            tables.insert(name, DeltaTable::open_or_create(&dir.join("tables"), spec).await.unwrap());
+            tables.insert(name, DeltaTable::open_or_create(&at(&dir.join("tables")), spec).await.unwrap());
         }
-        let commits = commits::open(&dir.join("tables")).await.unwrap();
+        let commits = commits::open(&at(&dir.join("tables"))).await.unwrap();
         recover(&checkpoints, &mut tables).await.unwrap();
         let mut engine = Self { checkpoints, tables, commits };
         if let Some(manifest) = engine.checkpoints.latest() {
-            commits::publish(&mut engine.commits, manifest, &engine.tables).await.unwrap();
+            commits::publish(&mut engine.commits, &engine.checkpoints.ownership(), manifest, &engine.tables)
+                .await
+                .unwrap();
         }
         engine
     }
@@ -451,6 +485,7 @@ impl Engine {
             number,
             generation: 0,
             nonce: String::new(),
+            repeats: None,
             log_identity: "log".to_owned(),
             offsets: vec![u64::try_from(epoch).unwrap() + 1],
             watermark: None,
@@ -470,7 +505,7 @@ impl Engine {
             apply(&self.checkpoints, manifest, self.tables.get_mut("customers")).await.unwrap();
             fuse.step()?;
         }
-        commits::publish(&mut self.commits, manifest, &self.tables).await.unwrap();
+        commits::publish(&mut self.commits, &self.checkpoints.ownership(), manifest, &self.tables).await.unwrap();
         fuse.step()?;
         self.checkpoints.prune().await.unwrap();
         if number.is_multiple_of(3) {
@@ -482,7 +517,7 @@ impl Engine {
                 .map(|file| file.path.clone())
                 .collect();
             fuse.step()?;
-            self.tables.get_mut("events").unwrap().maintain(&unapplied).await.unwrap();
+            self.tables.get_mut("events").unwrap().maintain(&alone().await, &unapplied).await.unwrap();
         }
         Ok(())
     }
@@ -551,7 +586,7 @@ async fn tables_and_checkpoints_that_do_not_belong_together_are_fatal() {
 
     // A table was made anew. When that was meant, it starts from nothing: old work is not for it.
     std::fs::remove_dir_all(dir.path().join("tables/events")).unwrap();
-    let anew = DeltaTable::open_or_create(&dir.path().join("tables"), events()).await.unwrap();
+    let anew = DeltaTable::open_or_create(&at(&dir.path().join("tables")), events()).await.unwrap();
     tables.insert("events".to_owned(), anew);
     let checkpoints = Checkpoints::claim(&dir.path().join("checkpoints"), "b").await.unwrap();
     let error = recover(&checkpoints, &mut tables).await.unwrap_err();

@@ -14,6 +14,8 @@ use datafusion::prelude::SessionContext;
 use proptest::prelude::*;
 use tributary::sink::{TableSpec, change_schema, delta::DeltaTable};
 
+use crate::{alerts_support::alone, delta::at};
+
 /// (key, day) → (partition, value)
 type Model = BTreeMap<(String, i32), (Option<String>, Option<i64>)>;
 
@@ -80,7 +82,7 @@ async fn contents(table: &DeltaTable) -> Vec<((String, i32), (Option<String>, Op
 }
 
 async fn run(root: &Path, steps: &[Step]) -> Result<(), TestCaseError> {
-    let mut table = DeltaTable::open_or_create(root, spec()).await.unwrap();
+    let mut table = DeltaTable::open_or_create(&at(root), spec()).await.unwrap();
     let mut model = Model::new();
     let mut last = (0, Vec::new());
     for step in steps {
@@ -96,8 +98,8 @@ async fn run(root: &Path, steps: &[Step]) -> Result<(), TestCaseError> {
                 prop_assert!(table.upsert(last.0, &last.1).await.unwrap());
             }
             Step::Again => prop_assert!(!table.upsert(last.0, &last.1).await.unwrap()),
-            Step::Compact => drop(table.maintain(&BTreeSet::new()).await.unwrap()),
-            Step::Reopen => table = DeltaTable::open_or_create(root, spec()).await.unwrap(),
+            Step::Compact => drop(table.maintain(&alone().await, &BTreeSet::new()).await.unwrap()),
+            Step::Reopen => table = DeltaTable::open_or_create(&at(root), spec()).await.unwrap(),
         }
         let expected: Vec<_> = model.iter().map(|(key, row)| (key.clone(), row.clone())).collect();
         prop_assert_eq!(contents(&table).await, expected);

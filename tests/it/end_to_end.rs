@@ -3,6 +3,7 @@
 mod alerts;
 mod bounds;
 mod broker;
+mod bucket;
 mod catalogue;
 mod changes;
 mod closing;
@@ -20,6 +21,7 @@ mod operating;
 mod pipelines;
 mod rebuild;
 mod revenue;
+mod s3;
 mod scheduled;
 mod scores;
 mod serving;

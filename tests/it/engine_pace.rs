@@ -19,6 +19,7 @@ use tributary::{
     engine::{Engine, Options},
     ledger::Rules,
     log::{self, EventLog, NewRecord, Position, Record},
+    storage::Home,
     time::EventTime,
 };
 
@@ -87,8 +88,9 @@ impl Gate {
 
 fn options(data_dir: &Path) -> Options {
     Options {
-        data_dir: data_dir.to_owned(),
+        home: Home::directory(data_dir).unwrap(),
         workshop: None,
+        take_over: false,
         account: "acct_own".into(),
         rules: Rules::default(),
         pipelines: Vec::new(),

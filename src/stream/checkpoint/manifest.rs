@@ -77,6 +77,9 @@ pub struct Manifest {
     pub generation: u64,
     /// Tells one decider from another; set by [`super::Checkpoints::decide`].
     pub nonce: String,
+    /// The number under which the same was decided before, when this one only seals it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repeats: Option<u64>,
     /// The event log that the offsets belong to.
     pub log_identity: String,
     /// For every partition of the log, the offset of the next record to read.
@@ -94,6 +97,12 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// The number under which what it says was decided first.
+    #[must_use]
+    pub fn speaks_of(&self) -> u64 {
+        self.repeats.unwrap_or(self.number)
+    }
+
     /// Every blob that it refers to.
     pub fn blobs(&self) -> impl Iterator<Item = &BlobRef> {
         let changes = self.tables.values().flat_map(|table| &table.pending).filter_map(|work| work.changes.as_ref());

@@ -9,6 +9,7 @@ use std::{
 
 use tributary::{
     sink::{TableSpec, delta::DeltaTable},
+    storage::Home,
     stream::checkpoint::{Manifest, peek},
     tables,
 };
@@ -20,6 +21,7 @@ use super::{
     rebuild::{ALERTS, KEPT, LEDGER, answers, assert_same},
     support::{Said, Site, files},
 };
+use crate::delta::at;
 
 /// Something that happens to a data directory, and the file that it happens to.
 struct Damage {
@@ -188,7 +190,7 @@ const COMPACTED: [&str; 5] = ["events_archive", "mrr_ledger", "mrr_movements", "
 async fn open(data: &Path, name: &str) -> DeltaTable {
     let table = tables::get(name).unwrap();
     let (name, schema, key) = (table.name.clone(), table.schema.clone(), table.key.clone());
-    DeltaTable::open_or_create(&data.join("tables"), TableSpec { name, schema, key, partition_by: Vec::new() })
+    DeltaTable::open_or_create(&at(&data.join("tables")), TableSpec { name, schema, key, partition_by: Vec::new() })
         .await
         .unwrap()
 }
@@ -213,7 +215,7 @@ async fn what_was_decided_is_applied_once_whatever_became_of_the_tables_meanwhil
     site.ingest("data", &last.join("\n"));
     site.run("run --once --data-dir data");
     let expected: Vec<_> = SAME.iter().map(|(_, sql)| site.query("data", "csv", sql)).collect();
-    let manifest = peek(&site.path("data/engine")).await.unwrap().unwrap();
+    let manifest = peek(Home::directory(site.path("data")).unwrap().checkpoints().as_ref()).await.unwrap().unwrap();
     assert_eq!(manifest.number, parts.len() as u64);
 
     // As after a crash between the decision and its application, to all tables or to some.

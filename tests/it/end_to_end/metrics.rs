@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tributary::{
     config::Config,
     engine,
+    storage::Home,
     stream::{self, epoch::EpochEnd, file::PipelineFile, graph::plan_all, pipeline::RowDelta},
     tables::{self, Source},
 };
@@ -208,7 +209,9 @@ impl Book {
         let zone = config.zone().unwrap();
         let context = context();
         let mut contents = BTreeMap::new();
-        for table in engine::committed_tables(&site.path(data), zone, Duration::ZERO).await.unwrap() {
+        for table in
+            engine::committed_tables(&Home::directory(site.path(data)).unwrap(), zone, Duration::ZERO).await.unwrap()
+        {
             let rows = SessionContext::new().read_table(Arc::clone(&table.provider)).unwrap().collect().await.unwrap();
             context.register_table(table.name.as_str(), table.provider).unwrap();
             if let Ok(contract) = tables::get(&table.name) {

@@ -20,11 +20,17 @@ pub(super) const SOON: Duration = Duration::from_secs(30);
 /// A working directory for the program, in which nothing is configured.
 pub(super) struct Site {
     dir: TempDir,
+    variables: Vec<(&'static str, &'static str)>,
 }
 
 impl Site {
     pub(super) fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self::with([])
+    }
+
+    /// One whose commands see these variables.
+    pub(super) fn with<const N: usize>(variables: [(&'static str, &'static str); N]) -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), variables: variables.to_vec() }
     }
 
     pub(super) fn path(&self, name: &str) -> PathBuf {
@@ -45,9 +51,12 @@ impl Site {
     pub(super) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tributary"));
         command.args(arguments.split_whitespace()).current_dir(self.dir.path()).env_remove("RUST_LOG");
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TRIBUTARY_")) {
+        let of_this_process = std::env::vars_os().map(|(name, _)| name);
+        let settings = ["TRIBUTARY_", "AWS_"];
+        for name in of_this_process.filter(|name| settings.iter().any(|s| name.to_string_lossy().starts_with(s))) {
             command.env_remove(name);
         }
+        command.envs(self.variables.iter().copied());
         command
     }
 
@@ -172,17 +181,35 @@ impl Running {
         })
     }
 
+    /// Sends it a signal.
+    pub(super) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// The id of its process.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits until it has ended by itself.
     pub(super) fn ended(mut self) -> Said {
         let status = until("it to end by itself", || self.child.try_wait().unwrap());
-        self.reader.take().unwrap().join().unwrap();
+        // What it said last is on its way through the pipe.
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         Said { code: status.code().unwrap_or(-1), out: String::new(), err: self.said() }
     }
 
     /// Asks it to end, and waits until it has.
     pub(super) fn stop(mut self) -> String {
-        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        self.signal("TERM");
         let ended = until("the engine to end", || self.child.try_wait().unwrap());
         assert!(ended.success(), "{ended}:\n{}", self.said());
         self.said()
