@@ -7,6 +7,7 @@ mod changes;
 mod commands;
 mod crash;
 mod explain;
+mod fencing;
 mod history;
 mod intake;
 mod kafka;
