@@ -12,6 +12,7 @@ mod crash;
 mod damage;
 mod disk_full;
 mod explain;
+mod fencing;
 mod history;
 mod intake;
 mod kafka;
