@@ -16,7 +16,7 @@ mod delta;
 mod delta_model;
 mod documents;
 mod end_to_end;
-mod engine_pace;
+mod engine;
 mod gateway;
 mod how_we_count;
 mod ledger;

@@ -21,7 +21,7 @@ use super::{
     rebuild::{ALERTS, KEPT, LEDGER, answers, assert_same},
     support::{Said, Site, files},
 };
-use crate::delta::at;
+use crate::{alerts_support::alone, delta::at};
 
 /// Something that happens to a data directory, and the file that it happens to.
 struct Damage {
@@ -233,7 +233,7 @@ async fn what_was_decided_is_applied_once_whatever_became_of_the_tables_meanwhil
         for name in COMPACTED.into_iter().filter(|_| compacts) {
             let mut table = open(&site.path(data), name).await;
             let spared = manifest.staged_files(name).map(|file| file.path.clone()).collect();
-            let done = table.maintain(&spared).await.unwrap();
+            let done = table.maintain(&alone().await, &spared).await.unwrap();
             assert!(pending(&manifest, name), "{name} has nothing to lose");
             assert!(tables_without > 1 || table.applied_through() < manifest.number, "{name}");
             assert!(done.merged > 1 || tables_without > 1 || !table.spec().key.is_empty(), "{name}: {done:?}");

@@ -1,4 +1,5 @@
-//! The engine reads no faster than it writes: while a checkpoint takes its time the log waits, and not memory.
+//! The engine with a log and a clock of the test's own: it reads no faster than it writes, so that behind a slow disk the
+//! log waits, and not memory; and it merges small files however short its lives are.
 
 use std::{
     collections::BTreeMap,
@@ -19,9 +20,13 @@ use tributary::{
     engine::{Engine, Options},
     ledger::Rules,
     log::{self, EventLog, NewRecord, Position, Record},
+    sink::{TableSpec, delta::DeltaTable},
     storage::Home,
+    tables,
     time::EventTime,
 };
+
+use crate::delta::at;
 
 /// The longest a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -150,4 +155,35 @@ fn nothing_is_read_while_a_checkpoint_is_being_written() {
     stop.send_replace(true);
     engine.join().unwrap();
     assert_eq!(counted.read.load(Ordering::SeqCst), 1_010);
+}
+
+/// Data files of the table of rejections.
+async fn files(data_dir: &Path) -> usize {
+    let table = tables::get("rejected_events").unwrap();
+    let (name, schema, key) = (table.name.clone(), Arc::clone(&table.schema), table.key.clone());
+    let spec = TableSpec { name, schema, key, partition_by: Vec::new() };
+    DeltaTable::open_or_create(&at(&data_dir.join("tables")), spec).await.unwrap().files()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_are_merged_however_short_the_lives_of_engines_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = log::Options::Embedded { dir: dir.path().join("log"), partitions: 1 };
+    let log = log::open(&place).await.unwrap();
+    let clock = Arc::new(|| EventTime::from_seconds(1_790_000_000));
+    for (life, checkpoints) in [30, 19, 1].into_iter().enumerate() {
+        let before = files(dir.path()).await;
+        let nonce = format!("life {life}");
+        let opened = Engine::open(options(dir.path()), Arc::clone(&log), None, clock.clone(), nonce).await;
+        let mut engine = opened.unwrap();
+        for _ in 0..checkpoints {
+            // What cannot be read is a row too.
+            log.append(records(1)).await.unwrap();
+            engine.drain().await.unwrap();
+        }
+        engine.close().await;
+        let after = files(dir.path()).await;
+        println!("{before} files, {after} after {checkpoints} checkpoints more");
+        assert_eq!(after, if life < 2 { before + checkpoints } else { 1 });
+    }
 }
