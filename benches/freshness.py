@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """From an event that the log has to its row in psql: the median and the 99th percentile.
 
-    benches/freshness.py PROGRAM [BROKERS]      with the embedded log, or with Kafka's
+    benches/freshness.py PROGRAM APPEND [BROKERS]      with the embedded log, or with Kafka's
 
 RATE events a second, each a new customer, for SECONDS; psql counts the rows of customer_mrr, the table of a pipeline,
 again and again, with a pause of PAUSE_SECONDS. A row is visible when an answer that counts it has arrived, so that the
 query's own time and the pause are in the figure. One partition, so that the n-th event is the n-th row.
-All shipped pipelines run, and checkpoints are taken, as in a merchant's engine.
+APPEND is the program of append.rs. All shipped pipelines run, and checkpoints are taken, as in a merchant's engine.
 """
 
 import os
@@ -29,8 +29,8 @@ COUNT = "SELECT count(*) FROM customer_mrr"
 
 
 def main():
-    program, brokers = sys.argv[1], (sys.argv[2] if len(sys.argv) > 2 else None)
-    with Site(program, brokers) as site:
+    program, append, *brokers = sys.argv[1:]
+    with Site(program, append, *brokers) as site:
         if site.append(0, CUSTOMERS).wait():
             raise SystemExit("the customers to begin with could not be appended")
         site.run("run", "--once")

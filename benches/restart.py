@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long a start takes on many live subscriptions, and the memory it takes.
 
-    benches/restart.py PROGRAM      SUBSCRIPTIONS=200000, each with a customer of its own
+    benches/restart.py PROGRAM APPEND      SUBSCRIPTIONS=200000, each with a customer of its own
 
-The start is timed until PostgreSQL listens, and then until psql has its first answer from the ledger's table.
+APPEND is the program of append.rs. The start is timed until PostgreSQL listens, and then until psql has its first answer from the ledger's table.
 """
 
 import os
@@ -16,7 +16,7 @@ SUBSCRIPTIONS = int(os.environ.get("SUBSCRIPTIONS", "200000"))
 
 
 def main():
-    with Site(sys.argv[1], partitions=4) as site:
+    with Site(*sys.argv[1:3], partitions=4) as site:
         if site.append(0, SUBSCRIPTIONS).wait():
             raise SystemExit("the subscriptions could not be appended")
         seconds, peak = site.run("run", "--once")

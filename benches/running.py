@@ -10,7 +10,6 @@ import tempfile
 import threading
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Longer than any start takes.
 PATIENCE_SECONDS = 600
 
@@ -18,8 +17,8 @@ PATIENCE_SECONDS = 600
 class Site:
     """A configuration and a data directory, removed at the end."""
 
-    def __init__(self, program, brokers=None, partitions=1):
-        self.program = os.path.abspath(program)
+    def __init__(self, program, append, brokers=None, partitions=1):
+        self.program, self.appender = os.path.abspath(program), os.path.abspath(append)
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="tributary-bench.", dir=os.environ.get("TRIBUTARY_BENCH_DIR")))
         self.data = self.dir / "data"
         self.config = self.dir / "tributary.toml"
@@ -49,9 +48,8 @@ class Site:
 
     def append(self, first, count, rate=None):
         """The process that appends new subscriptions; its output are the times at which the log had them."""
-        command = ["cargo", "bench", "--quiet", "--locked", "--bench", "append", "--"]
-        command += [str(part) for part in (self.config, self.data, first, count)] + ([str(rate)] if rate else [])
-        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        numbers = [str(number) for number in (first, count, rate) if number is not None]
+        return subprocess.Popen([self.appender, self.config, self.data, *numbers], stdout=subprocess.PIPE, text=True)
 
 
 class Engine:

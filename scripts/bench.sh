@@ -12,8 +12,11 @@ cd "$(dirname "$0")/.."
 customers=${1:-12650}
 months=${2:-18}
 cargo build --release --locked --bin tributary
-cargo bench --locked --no-run
 tributary=${CARGO_TARGET_DIR:-target}/release/tributary
+append=$(scripts/bench-program.sh append)
+epoch=$(scripts/bench-program.sh epoch)
+ledger=$(scripts/bench-program.sh ledger)
+limit=$(scripts/bench-program.sh limit)
 work=$(mktemp -d "${TRIBUTARY_BENCH_DIR:-${TMPDIR:-/tmp}}/tributary-bench.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
@@ -35,9 +38,6 @@ if code:
 sys.exit(code)' "$1" "$work/count" "$work/messages" "${@:2}"
 }
 
-# bench NAME ARGUMENTS…
-bench() { cargo bench --quiet --locked --bench "$1" -- "${@:2}"; }
-
 echo "$(date -u +%F), $(nproc) cores, $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo):" \
     "$customers customers, $months months; wall time, peak memory" >&2
 step simulate "$tributary" simulate --customers "$customers" --months "$months" --seed 1 >"$work/events.jsonl"
@@ -54,7 +54,7 @@ END
 config=(--data-dir "$work/data" --config "$work/tributary.toml")
 step ingest "$tributary" ingest "$work/events.jsonl" "${config[@]}"
 rm "$work/events.jsonl"
-bench limit "$TRIBUTARY_TEST_KAFKA" "$topic" | tee "$work/limit" >&2
+"$limit" "$TRIBUTARY_TEST_KAFKA" "$topic" | tee "$work/limit" >&2
 step "run --once" "$tributary" run --once "${config[@]}"
 grep '^cut ' "$work/messages" >&2
 python3 - "$work" >&2 <<'END'
@@ -69,8 +69,8 @@ step "start again" "$tributary" run --once "${config[@]}"
 echo "tables $(du -sm "$work/data/tables" | cut -f1) MiB, checkpoints $(du -sm "$work/data/engine" | cut -f1) MiB" >&2
 rm -rf "$work/data"
 
-bench epoch >&2
-benches/freshness.py "$tributary" >&2
-benches/freshness.py "$tributary" "$TRIBUTARY_TEST_KAFKA" >&2
-benches/restart.py "$tributary" >&2
-bench ledger "$customers" "$months" >&2
+"$epoch" >&2
+benches/freshness.py "$tributary" "$append" >&2
+benches/freshness.py "$tributary" "$append" "$TRIBUTARY_TEST_KAFKA" >&2
+benches/restart.py "$tributary" "$append" >&2
+"$ledger" "$customers" "$months" >&2
