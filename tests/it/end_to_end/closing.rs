@@ -2,13 +2,13 @@
 
 use super::support::{Said, Site, assert_same_lines};
 
-const QUERY: &str = "SELECT account, livemode, window_end, window_day, currency, kind, SUM(mrr_delta) AS mrr_delta, \
+pub(super) const QUERY: &str = "SELECT account, livemode, window_end, window_day, currency, kind, SUM(mrr_delta) AS mrr_delta, \
     COUNT(*) AS movements FROM TUMBLE(mrr_movements, occurred_at, INTERVAL '1' MONTH, 'Europe/Berlin') \
     GROUP BY account, livemode, window_end, window_day, currency, kind";
 
-const ALL: &str = "SELECT * FROM closed_months ORDER BY window_end, currency, kind";
+pub(super) const ALL: &str = "SELECT * FROM closed_months ORDER BY window_end, currency, kind";
 
-fn file(mode: &str, query: &str) -> String {
+pub(super) fn file(mode: &str, query: &str) -> String {
     format!(
         "/*---\nname: closed_months\ndescription: d\nowner: o\nmode: {mode}\nemit: on_close\n\
          grain: [account, livemode, window_end, currency, kind]\ntime_column: window_end\ncolumns:\n  \
@@ -22,12 +22,12 @@ fn said(site: &Site, arguments: &str) -> Said {
 }
 
 /// What the query says now, of windows that have closed or not.
-fn batch(site: &Site, condition: &str) -> String {
+pub(super) fn batch(site: &Site, condition: &str) -> String {
     let sql = format!("SELECT * FROM ({QUERY}) WHERE window_end {condition} ORDER BY window_end, currency, kind");
     site.query("data", "csv", &sql)
 }
 
-const CLOSED: &str = "<= (SELECT MAX(watermark) FROM pipeline_status)";
+pub(super) const CLOSED: &str = "<= (SELECT MAX(watermark) FROM pipeline_status)";
 const OPEN: &str = "> (SELECT MAX(watermark) FROM pipeline_status)";
 
 fn status(site: &Site, column: &str) -> i64 {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::support::{Said, Site, assert_same_lines};
+use super::{
+    closing,
+    support::{Running, Said, Site, assert_same_lines, until},
+};
 
 const QUERY: &str = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements \
     WHERE occurred_at < $as_of AND currency = 'usd' GROUP BY account, livemode, customer_id \
@@ -92,6 +95,36 @@ fn a_snapshot_is_the_batch_answer_at_the_last_boundary_that_the_log_has_crossed(
     let few: Vec<&str> = late.lines().take(4).collect();
     assert_eq!(site.query("data", "csv", ALL).lines().collect::<Vec<_>>(), few, "it runs at once");
     assert_eq!(ran(&site), boundary);
+}
+
+#[test]
+fn an_apply_to_a_running_engine_fills_what_emits_on_close_and_what_runs_on_a_schedule() {
+    let site = Site::new();
+    let other = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements \
+        GROUP BY account, livemode, customer_id";
+    site.write("pipelines/top_customers.sql", &file("", other));
+    site.simulate("events.jsonl", "--customers 40 --months 5 --seed 3");
+    let events = site.read("events.jsonl");
+    site.ingest("data", &events);
+    let mut engine = Running::start(&site, "--data-dir data", &[]);
+    engine.word_after("port=");
+    until("the engine to have read everything", || {
+        let sql = "SELECT count(*) FROM events_archive";
+        let asked = site.command("query --output csv --data-dir data").arg(sql).output().unwrap();
+        let out = String::from_utf8(asked.stdout).unwrap();
+        (out.lines().nth(1)?.parse::<usize>().ok()? >= events.lines().count()).then_some(())
+    });
+    site.write("pipelines/top_customers.sql", &file("schedule: weekly", QUERY));
+    site.write("pipelines/closed_months.sql", &closing::file("append", closing::QUERY));
+    let applied = site.run("apply --data-dir data").out;
+    assert!(applied.ends_with("rebuilt: closed_months, top_customers; removed: none\n"), "{applied}");
+    engine.stop();
+    assert_same_lines("the schedule", &site.query("data", "csv", ALL), &batch(&site, &ran(&site)));
+    let closed = site.query("data", "csv", closing::ALL);
+    assert!(closed.lines().count() > 3, "{closed}");
+    assert_same_lines("the windows", &closed, &closing::batch(&site, closing::CLOSED));
+    site.run("run --once --data-dir data");
+    assert_eq!(site.query("data", "csv", closing::ALL), closed, "a start changes nothing");
 }
 
 #[test]
