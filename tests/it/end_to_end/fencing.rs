@@ -143,7 +143,7 @@ fn stopped_and_woken(bucket: Option<&Bucket>, take_over: &str) {
         // Nothing is left to do: whatever is written from here on, the woken one has written.
         let before = fenced.settled();
         engine.signal("CONT");
-        let (code, said) = engine.end();
+        let Said { code, err: said, .. } = engine.ended();
         assert_eq!(code, 1, "{said}");
         let report = squeezed(&said);
         assert!(report.contains(&squeezed("has taken over from this one")), "{said}");
