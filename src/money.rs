@@ -149,7 +149,14 @@ impl Amount {
     /// # Errors
     /// [`Error::Overflow`] beyond `decimal(28,6)`.
     pub fn from_minor(minor: &Rational, currency: Currency) -> Result<Self, Error> {
-        Self::round(&(minor / BigInt::from(10_u32.pow(currency.exponent()))))
+        let micros_a_minor = UNIT / 10_i128.pow(currency.exponent());
+        // Nearly all amounts and shares of them: one division instead of several of large numbers.
+        let small = (minor.numer().to_i64(), minor.denom().to_i64());
+        let micros = match small {
+            (Some(above), Some(below)) => divide_half_even(i128::from(above) * micros_a_minor, below.into()),
+            _ => round_half_even(&(minor * BigInt::from(micros_a_minor))).to_i128().ok_or(Error::Overflow)?,
+        };
+        if micros.abs() > MAX_MICROS { Err(Error::Overflow) } else { Ok(Self(micros)) }
     }
 
     /// Sum, if it fits.
@@ -394,6 +401,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn minor_units_of_any_size_round_as_exact_numbers_do(
+            above in any::<i128>(), below in 1..i128::MAX, shifts in (0_u32..128, 0_u32..127), code in prop::sample::select(vec!["usd", "jpy", "kwd"]),
+        ) {
+            let minor = Rational::new((above >> shifts.0).into(), (below >> shifts.1).max(1).into());
+            let currency: Currency = code.parse().unwrap();
+            let major = &minor / BigInt::from(10_u32.pow(currency.exponent()));
+            prop_assert_eq!(Amount::from_minor(&minor, currency), Amount::round(&major));
+        }
+
         #[test]
         fn rounding_is_to_the_nearest_and_symmetric(numerator in any::<i64>(), denominator in 1..1_000_000_i64) {
             let value = ratio(numerator, denominator);

@@ -172,7 +172,7 @@ impl CustomerState {
             history.repeat(repeat);
         }
         let folding = std::mem::replace(&mut cx.folding, repeat.folding);
-        cx.trigger = repeat.appended_at;
+        cx.trigger = repeat.said.appended_at;
         let settled = self.settle(cx);
         cx.folding = folding;
         settled

@@ -14,7 +14,7 @@ use super::{
     content::{self, Content},
     entries::Slot,
     order::{Stage, Trace},
-    resting::Repeat,
+    resting::{Repeat, Said},
     valuation::Valued,
 };
 use crate::{
@@ -186,9 +186,10 @@ impl History {
     pub(crate) fn repeat(&mut self, repeat: &Repeat<'_>) {
         let content = self.newest_state().and_then(|(_, state)| state.valued.content.clone());
         let Some(content) = content else { return };
-        let Repeat { time, event_id, appended_at, ref trace, folding, .. } = *repeat;
-        let snap = Snap { id: event_id.into(), appended_at, trace: trace.clone(), content, before: None };
-        self.insert(snap, time, folding);
+        let Said { event_id, appended_at, trace } = &repeat.said;
+        let (id, trace) = ((*event_id).into(), trace.clone());
+        let snap = Snap { id, appended_at: *appended_at, trace, content, before: None };
+        self.insert(snap, repeat.time, repeat.folding);
     }
 
     /// Asks for everything from `from` on to be worked out again, at least up to `to`.

@@ -30,6 +30,9 @@ use crate::{
 /// subscription is kept, so that only who repeats itself every other day gets there.
 pub const MAX_REPEATS: usize = 16;
 
+/// Bytes of [`Said`]: an id of 170 letters, where Stripe's have 28. A longer one opens its customer.
+const MAX_SAID_BYTES: usize = 256;
+
 /// A customer's state at rest.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Resting {
@@ -63,15 +66,29 @@ impl Calm {
 }
 
 /// A snapshot, newer than all before it of its subscription, of the same content.
-#[derive(PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct Repeat<'a> {
     pub(crate) place: u32,
     pub(crate) time: EventTime,
+    /// Whether histories folded when it came.
+    pub(crate) folding: bool,
+    pub(crate) said: Said<'a>,
+}
+
+/// What matters of a repeat only when its customer is opened.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Said<'a> {
     pub(crate) event_id: &'a str,
     pub(crate) appended_at: EventTime,
     pub(crate) trace: Trace,
-    /// Whether histories folded when it came.
-    pub(crate) folding: bool,
+}
+
+/// A repeat as it is stored: the next one is put behind it without reading what it said.
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    place: u32,
+    time: EventTime,
+    folding: bool,
+    said: &'a [u8],
 }
 
 impl Resting {
@@ -90,11 +107,15 @@ impl Resting {
 
     /// What was repeated since, in the order in which it came.
     pub(crate) fn repeats(&self) -> impl Iterator<Item = Result<Repeat<'_>, Error>> {
-        self.stored().map(|stored| stored.map(|(repeat, _)| repeat))
+        self.stored().map(|stored| {
+            let (Stored { place, time, folding, said }, _) = stored?;
+            let said = postcard::from_bytes(said).map_err(|error| corrupt(CUSTOMER, &error))?;
+            Ok(Repeat { place, time, folding, said })
+        })
     }
 
-    /// The repeats with the bytes that each is.
-    fn stored(&self) -> impl Iterator<Item = Result<(Repeat<'_>, &[u8]), Error>> {
+    /// The repeats as they are stored, with the bytes that each is.
+    fn stored(&self) -> impl Iterator<Item = Result<(Stored<'_>, &[u8]), Error>> {
         let mut bytes = &*self.repeats.0;
         std::iter::from_fn(move || {
             if bytes.is_empty() {
@@ -127,45 +148,47 @@ impl Resting {
             self.calm.iter().position(|calm| calm.newest < event.created && calm.is_repeated_by(id, subscription));
         let Some(index) = calm else { return Ok(false) };
         let Calm { place, .. } = self.calm[index];
-        let repeat = Repeat {
-            place,
-            time: event.created,
-            event_id: event.id.as_str(),
-            appended_at,
-            trace: Trace::of(event, subscription),
-            folding,
-        };
-        if !self.keep(&repeat, scratch)? {
-            return Ok(false);
+        let said = Said { event_id: event.id.as_str(), appended_at, trace: Trace::of(event, subscription) };
+        let kept = self.keep(place, event.created, folding, &said, scratch)?;
+        if kept {
+            self.calm[index].newest = event.created;
         }
-        self.calm[index].newest = event.created;
-        Ok(true)
+        Ok(kept)
     }
 
     /// Puts a repeat behind the others, without those that its history folds when it comes: of these the last will do,
     /// because nothing of the others would be left. False if there are too many.
-    fn keep(&mut self, repeat: &Repeat<'_>, scratch: &mut Vec<u8>) -> Result<bool, Error> {
-        let horizon = repeat.time.plus_days(-HORIZON_DAYS);
-        let folds = |other: &Repeat<'_>| repeat.folding && other.place == repeat.place && other.time < horizon;
-        let mut last_folded = None;
-        for (index, other) in self.repeats().enumerate() {
-            if folds(&other?) {
-                last_folded = Some(index);
-            }
-        }
+    fn keep(
+        &mut self,
+        place: u32,
+        time: EventTime,
+        folding: bool,
+        said: &Said<'_>,
+        scratch: &mut Vec<u8>,
+    ) -> Result<bool, Error> {
+        let horizon = time.plus_days(-HORIZON_DAYS);
         scratch.clear();
         let mut kept = 0;
-        for (index, stored) in self.stored().enumerate() {
+        // Where the last one that is folded lies in what is kept.
+        let mut folded: Option<std::ops::Range<usize>> = None;
+        for stored in self.stored() {
             let (other, bytes) = stored?;
-            if last_folded.is_none_or(|last| index >= last) || !folds(&other) {
-                scratch.extend_from_slice(bytes);
-                kept += 1;
+            if folding && other.place == place && other.time < horizon {
+                if let Some(older) = folded.take() {
+                    scratch.drain(older);
+                    kept -= 1;
+                }
+                folded = Some(scratch.len()..scratch.len() + bytes.len());
             }
+            scratch.extend_from_slice(bytes);
+            kept += 1;
         }
         if kept == MAX_REPEATS {
             return Ok(false);
         }
-        let written = postcard::to_extend(repeat, std::mem::take(scratch));
+        let mut room = [0; MAX_SAID_BYTES];
+        let Ok(said) = postcard::to_slice(said, &mut room) else { return Ok(false) };
+        let written = postcard::to_extend(&Stored { place, time, folding, said }, std::mem::take(scratch));
         *scratch = written.map_err(|error| corrupt(CUSTOMER, &error))?;
         self.repeats.0 = scratch.as_slice().into();
         Ok(true)

@@ -87,6 +87,11 @@ impl KafkaLog {
                 tokio::time::sleep(RETRY_PAUSE).await;
                 found = describe(&control).await?;
             }
+            // Its partitions have leaders a moment later still.
+            let partitions = found.as_ref().map_or(0, |(_, partitions)| *partitions);
+            while Instant::now() < deadline && ends(&control, partitions).await.is_err() {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
         }
         let (identity, partitions) = found.ok_or_else(|| missing(&options))?;
         let producer = new_producer(&options)?;
@@ -215,9 +220,14 @@ impl EventLog for KafkaLog {
 
     async fn end_offsets(&self) -> Result<Vec<u64>, Error> {
         self.verify().await?;
-        let (control, partitions) = (self.control.clone(), self.partitions);
-        blocking(move || control.end_offsets(partitions)).await
+        ends(&self.control, self.partitions).await
     }
+}
+
+/// Where the next records of each partition go.
+async fn ends(control: &Arc<Control>, partitions: u32) -> Result<Vec<u64>, Error> {
+    let control = Arc::clone(control);
+    blocking(move || control.end_offsets(partitions)).await
 }
 
 /// Asks the brokers about the topic.
