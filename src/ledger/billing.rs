@@ -151,6 +151,8 @@ pub(crate) struct Told {
     newest: Option<EventTime>,
     /// Facts told, by time.
     seen: Vec<(EventTime, u64)>,
+    /// Up to when facts told may be missing there.
+    forgotten: Option<EventTime>,
     /// By charge: refunds by id, the charge's own sum, and how much was counted.
     refunds: BTreeMap<u64, Refunds>,
 }
@@ -188,7 +190,9 @@ impl Told {
         };
         let newest = self.newest.map_or(event.created, |newest| newest.max(event.created));
         let horizon = newest.plus_days(-HORIZON_DAYS);
-        if folding && event.created < horizon {
+        // An event of a time whose ids are forgotten may have been told, also while a backlog is read.
+        let forgotten = self.forgotten.is_some_and(|forgotten| event.created <= forgotten);
+        if forgotten || (folding && event.created < horizon) {
             return Heard::Late;
         }
         let Some(fact) = self.fact(event) else {
@@ -198,7 +202,8 @@ impl Told {
         insert_tight(&mut self.seen, position, key);
         if folding {
             let past = self.seen.partition_point(|(time, _)| *time < horizon);
-            self.seen.drain(..past.max(self.seen.len().saturating_sub(MAX_SEEN)));
+            let past = past.max(self.seen.len().saturating_sub(MAX_SEEN));
+            self.forgotten = self.seen.drain(..past).next_back().map(|(time, _)| time).max(self.forgotten);
             // A charge can be refunded in parts for half a year.
             self.refunds.retain(|_, refunds| refunds.newest >= newest.plus_days(-6 * HORIZON_DAYS));
         }

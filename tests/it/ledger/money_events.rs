@@ -144,3 +144,18 @@ fn a_dispute_finds_its_customer_by_the_charge_even_when_that_comes_later() {
     book.apply(&script.events);
     assert_eq!((told(&book).len(), book.duplicates), (1, 1));
 }
+
+#[test]
+fn a_payment_whose_id_is_forgotten_is_late_when_it_is_told_again_among_a_backlog() {
+    let mut script = Script::default();
+    for month in 0..3 {
+        script.other("invoice.paid", month * 31 * DAY, invoice(&format!("in_{month}"), "paid", 10_000));
+    }
+    let mut book = Book::new(Rules::default());
+    script.events.iter().for_each(|event| book.apply(std::slice::from_ref(event)));
+    assert_eq!((told(&book).len(), book.late.len()), (3, 0));
+    book.ledger.set_folding(false);
+    book.apply(&script.events);
+    assert_eq!(told(&book).len(), 3, "no payment counts twice");
+    assert_eq!((book.late.len() as u64 + book.duplicates, book.late.len()), (3, 2), "and none is lost");
+}
