@@ -187,7 +187,7 @@ impl CustomerState {
             *cx.shelf_changed |=
                 self.usage.hear(event, invoice, appended_at, customer, cx.shelf, rules, folding, cx.delta);
             if &*event.kind == "invoice.finalized" {
-                settle = self.taxed(event, invoice, appended_at) == Inserted::New;
+                settle = self.taxed(event, invoice, appended_at, folding) == Inserted::New;
             }
         }
         if let Object::Invoice(_)
@@ -200,8 +200,8 @@ impl CustomerState {
         }
         let inserted = match &event.object {
             Object::Subscription(subscription) => self.subscription(event, subscription, appended_at, folding),
-            Object::Customer(customer) => self.customer(event, customer, appended_at),
-            Object::Discount(discount) => self.discount(event, discount, appended_at),
+            Object::Customer(customer) => self.customer(event, customer, appended_at, folding),
+            Object::Discount(discount) => self.discount(event, discount, appended_at, folding),
             Object::Schedule(schedule) => self.schedules.insert(event, schedule, appended_at),
             Object::CreditNote(_) | Object::InvoicePayment(_) => return settle,
             _ => match self.told.hear(event, appended_at, customer, folding) {
@@ -248,9 +248,9 @@ impl CustomerState {
     }
 
     /// Takes in a snapshot of the customer itself.
-    fn customer(&mut self, event: &Event, customer: &Customer, appended_at: EventTime) -> Inserted {
+    fn customer(&mut self, event: &Event, customer: &Customer, appended_at: EventTime, folding: bool) -> Inserted {
         if customer.deleted || event.is_deletion() {
-            return self.delete(event, appended_at);
+            return self.delete(event, appended_at, folding);
         }
         let had = match event.before.as_deref() {
             Some(Object::Customer(before)) => !before.discounts.is_empty(),
@@ -260,24 +260,24 @@ impl CustomerState {
             return Inserted::New;
         }
         let discounts = customer.discounts.iter().map(discount_key).collect();
-        self.discount_move(event, DiscountMove::Are(discounts), appended_at)
+        self.discount_move(event, DiscountMove::Are(discounts), appended_at, folding)
     }
 
     /// Takes in an event of a discount on the customer.
-    fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime) -> Inserted {
+    fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime, folding: bool) -> Inserted {
         let id = full_discount_key(discount);
         let what = if event.is_deletion() { DiscountMove::Remove(id) } else { DiscountMove::Add(id) };
-        self.discount_move(event, what, appended_at)
+        self.discount_move(event, what, appended_at, folding)
     }
 
-    fn delete(&mut self, event: &Event, appended_at: EventTime) -> Inserted {
+    fn delete(&mut self, event: &Event, appended_at: EventTime, folding: bool) -> Inserted {
         let time = event.created;
         if let Some((deleted, _, by)) = &self.around.deleted
             && (*deleted, by) <= (time, &event.id)
         {
             return Inserted::Duplicate;
         }
-        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
+        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time, folding)) {
             return Inserted::Late;
         }
         self.around.deleted = Some((time, appended_at, event.id.clone()));
@@ -285,13 +285,13 @@ impl CustomerState {
         Inserted::New
     }
 
-    fn discount_move(&mut self, event: &Event, what: DiscountMove, appended_at: EventTime) -> Inserted {
+    fn discount_move(&mut self, event: &Event, what: DiscountMove, appended_at: EventTime, folding: bool) -> Inserted {
         let time = event.created;
         let changes = &mut self.around.discounts;
         if changes.iter().any(|change| change.time == time && change.event_id == event.id) {
             return Inserted::Duplicate;
         }
-        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
+        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time, folding)) {
             return Inserted::Late;
         }
         let key = (time, &what, &event.id);
@@ -310,7 +310,7 @@ impl CustomerState {
 
     /// Takes in what the lines of a finalised invoice tell of the tax that their amounts include. Prorations are of
     /// another time and tell nothing.
-    fn taxed(&mut self, event: &Event, invoice: &Invoice, appended_at: EventTime) -> Inserted {
+    fn taxed(&mut self, event: &Event, invoice: &Invoice, appended_at: EventTime, folding: bool) -> Inserted {
         let time = event.created;
         let mut inserted = Inserted::Duplicate;
         for line in invoice.lines.iter().filter(|line| !line.proration && line.amount > 0) {
@@ -329,7 +329,7 @@ impl CustomerState {
             if taxes.iter().any(|told| (told.time, &told.item, &told.event_id) == key) {
                 continue;
             }
-            if !self.subscriptions.iter().all(|(_, history)| history.reaches(time)) {
+            if !self.subscriptions.iter().all(|(_, history)| history.reaches(time, folding)) {
                 return Inserted::Late;
             }
             let position = taxes.partition_point(|told| (told.time, &told.item, &told.event_id) < key);

@@ -127,11 +127,10 @@ impl History {
         if here && self.steps[position].snaps.iter().any(|other| other.id == snap.id) {
             return Inserted::Duplicate;
         }
-        let folded = self.base.as_ref().is_some_and(|(base, _)| time <= *base);
-        let seen = self.base.is_some() || !self.steps.is_empty();
-        if folded || (folding && seen && time < self.newest.plus_days(-HORIZON_DAYS)) {
+        if !self.reaches(time, folding) {
             return Inserted::Late;
         }
+        let seen = self.base.is_some() || !self.steps.is_empty();
         if position > 0 {
             content::share(&mut snap.content, self.steps[position - 1].after.valued.content.as_ref());
         } else if let Some((_, state)) = &self.base {
@@ -232,9 +231,11 @@ impl History {
         any
     }
 
-    /// Whether a change at `time` can still be taken in.
-    pub(crate) fn reaches(&self, time: EventTime) -> bool {
-        self.base.as_ref().is_none_or(|(base, _)| time > *base)
+    /// Whether a change at `time` can still be taken in: the same whether what is out of reach has folded yet or not.
+    pub(crate) fn reaches(&self, time: EventTime, folding: bool) -> bool {
+        let seen = self.base.is_some() || !self.steps.is_empty();
+        let past = folding && seen && time < self.newest.plus_days(-HORIZON_DAYS);
+        !past && self.base.as_ref().is_none_or(|(base, _)| time > *base)
     }
 
     /// The rows that are written and not reversed, with their times.
