@@ -130,12 +130,7 @@ impl Content {
         print.number(items.len() as u64);
         for Item { id, price, quantity, discounts, inclusive_percent } in items {
             print.text(id.as_str()).text(price.as_str());
-            match quantity {
-                Some(quantity) => quantity.print(&mut print),
-                None => {
-                    print.number(0);
-                }
-            }
+            print_quantity(&mut print, quantity.as_ref());
             print_ids(&mut print, discounts);
             print.text(&inclusive_percent.as_ref().map_or_else(String::new, ToString::to_string));
         }
@@ -146,6 +141,15 @@ impl Content {
             print.number(flag.into());
         }
         print.optional(trial_end.map(EventTime::micros)).optional(started.map(EventTime::micros)).finish()
+    }
+}
+
+fn print_quantity(print: &mut Fingerprint, quantity: Option<&Quantity>) {
+    match quantity {
+        Some(quantity) => quantity.print(print),
+        None => {
+            print.number(0);
+        }
     }
 }
 
@@ -199,12 +203,7 @@ pub(crate) fn fingerprint(subscription: &Subscription) -> u64 {
     print.number(subscription.items.len() as u64);
     for item in &subscription.items {
         print.text(item.id.as_str()).text(item.price.id.as_str());
-        match &item.quantity {
-            Some(quantity) => Quantity::from(quantity).print(&mut print),
-            None => {
-                print.number(0);
-            }
-        }
+        print_quantity(&mut print, item.quantity.as_ref().map(Quantity::from).as_ref());
         print_discounts(&mut print, &item.discounts);
         print_rates(&mut print, &item.tax_rates);
         print.optional(time(item.current_period_end));

@@ -277,7 +277,7 @@ impl CustomerState {
         {
             return Inserted::Duplicate;
         }
-        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time, folding)) {
+        if !all_reach(&self.subscriptions, time, folding) {
             return Inserted::Late;
         }
         self.around.deleted = Some((time, appended_at, event.id.clone()));
@@ -291,7 +291,7 @@ impl CustomerState {
         if changes.iter().any(|change| change.time == time && change.event_id == event.id) {
             return Inserted::Duplicate;
         }
-        if !self.subscriptions.iter().all(|(_, history)| history.reaches(time, folding)) {
+        if !all_reach(&self.subscriptions, time, folding) {
             return Inserted::Late;
         }
         let key = (time, &what, &event.id);
@@ -329,7 +329,7 @@ impl CustomerState {
             if taxes.iter().any(|told| (told.time, &told.item, &told.event_id) == key) {
                 continue;
             }
-            if !self.subscriptions.iter().all(|(_, history)| history.reaches(time, folding)) {
+            if !all_reach(&self.subscriptions, time, folding) {
                 return Inserted::Late;
             }
             let position = taxes.partition_point(|told| (told.time, &told.item, &told.event_id) < key);
@@ -403,4 +403,9 @@ impl CustomerState {
         let oldest = subscriptions.iter().flat_map(|(_, history)| history.written()).map(|(time, _)| time).min();
         movements.fold(oldest, cx.rules)
     }
+}
+
+/// Whether a change of the customer can still be taken in by all its subscriptions.
+fn all_reach(subscriptions: &[(SubscriptionId, History)], time: EventTime, folding: bool) -> bool {
+    subscriptions.iter().all(|(_, history)| history.reaches(time, folding))
 }

@@ -130,7 +130,7 @@ impl History {
         if !self.reaches(time, folding) {
             return Inserted::Late;
         }
-        let seen = self.base.is_some() || !self.steps.is_empty();
+        let seen = self.is_seen();
         if position > 0 {
             content::share(&mut snap.content, self.steps[position - 1].after.valued.content.as_ref());
         } else if let Some((_, state)) = &self.base {
@@ -160,9 +160,8 @@ impl History {
 
     /// Whether nothing here waits for anything, be it a time to come.
     pub(crate) fn is_settled(&self) -> bool {
-        let mut steps = self.opening.as_deref().into_iter().chain(&self.steps);
         self.dirty.is_none()
-            && steps.all(|step| step.after.valued.needs.is_empty())
+            && self.seconds().all(|step| step.after.valued.needs.is_empty())
             && self
                 .newest_state()
                 .is_none_or(|(_, State { valued, .. })| valued.needs.is_empty() && valued.valid_until.is_none())
@@ -174,6 +173,16 @@ impl History {
         let Valued { content, ended, prints, .. } = &*state.valued;
         let content = content.as_deref()?;
         (!ended && prints.len() == content.items.len()).then_some((content, time.max(self.newest)))
+    }
+
+    /// What lies before the first snapshot, and every second that has not folded.
+    fn seconds(&self) -> impl Iterator<Item = &Step> {
+        self.opening.as_deref().into_iter().chain(&self.steps)
+    }
+
+    /// Whether any snapshot has come.
+    fn is_seen(&self) -> bool {
+        self.base.is_some() || !self.steps.is_empty()
     }
 
     fn newest_state(&self) -> Option<(EventTime, &State)> {
@@ -201,8 +210,9 @@ impl History {
 
     /// Asks for everything that waits for something, or whose value has run out by `now`, to be worked out again.
     pub(crate) fn touch_unsettled(&mut self, now: EventTime) {
-        let waiting = self.opening.as_deref().into_iter().chain(&self.steps);
-        if let Some(first) = waiting.filter(|step| !step.after.valued.needs.is_empty()).map(|step| step.time).min() {
+        if let Some(first) =
+            self.seconds().filter(|step| !step.after.valued.needs.is_empty()).map(|step| step.time).min()
+        {
             self.touch(first, EventTime::from_micros(i64::MAX));
         }
         if let Some(last) = self.steps.last()
@@ -223,8 +233,7 @@ impl History {
                         || !content.discounts.is_empty()
                         || content.items.iter().any(|item| !item.discounts.is_empty())))
         };
-        let steps = self.opening.as_deref().into_iter().chain(&self.steps);
-        let any = steps.filter_map(|step| step.after.valued.content.as_deref()).any(rests);
+        let any = self.seconds().filter_map(|step| step.after.valued.content.as_deref()).any(rests);
         if any {
             self.touch(EventTime::MIN, EventTime::from_micros(i64::MAX));
         }
@@ -233,15 +242,13 @@ impl History {
 
     /// Whether a change at `time` can still be taken in: the same whether what is out of reach has folded yet or not.
     pub(crate) fn reaches(&self, time: EventTime, folding: bool) -> bool {
-        let seen = self.base.is_some() || !self.steps.is_empty();
-        let past = folding && seen && time < self.newest.plus_days(-HORIZON_DAYS);
+        let past = folding && self.is_seen() && time < self.newest.plus_days(-HORIZON_DAYS);
         !past && self.base.as_ref().is_none_or(|(base, _)| time > *base)
     }
 
     /// The rows that are written and not reversed, with their times.
     pub(crate) fn written(&self) -> impl Iterator<Item = (EventTime, &Slot)> {
-        let steps = self.opening.as_deref().into_iter().chain(&self.steps);
-        steps.flat_map(|step| step.slots.iter().filter(|slot| slot.live).map(move |slot| (step.time, slot)))
+        self.seconds().flat_map(|step| step.slots.iter().filter(|slot| slot.live).map(move |slot| (step.time, slot)))
     }
 
     /// Folds what is out of reach of any event that is not late; hands over what was written of it.
