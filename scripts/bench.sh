@@ -56,7 +56,7 @@ step ingest "$tributary" ingest "$work/events.jsonl" "${config[@]}"
 rm "$work/events.jsonl"
 "$limit" "$TRIBUTARY_TEST_KAFKA" "$topic" | tee "$work/limit" >&2
 step "run --once" "$tributary" run --once "${config[@]}"
-grep '^cut ' "$work/messages" >&2
+grep '^read ' "$work/messages" >&2
 python3 - "$work" >&2 <<'END'
 import pathlib, re, sys
 work = pathlib.Path(sys.argv[1])

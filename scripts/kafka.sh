@@ -14,24 +14,21 @@ state=${TRIBUTARY_KAFKA_DIR:-$root/target/kafka}
 pom=$root/tests/kafka/pom.xml
 version=$(sed -n '/kafka_2.13/,/<version>/s:.*<version>\(.*\)</version>.*:\1:p' "$pom")
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tributary/kafka-$version
-ready_seconds=60
 
 say() { echo "kafka.sh: $*" >&2; }
 
-running() { [ -s "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+# shellcheck source=scripts/packages.sh
+. "$root/scripts/packages.sh"
+# shellcheck source=scripts/server.sh
+. "$root/scripts/server.sh"
 
 fetched() { cmp -s "$pom" "$cache/libs/pom.xml"; }
 
 install_tools() {
-    missing=
-    command -v java >/dev/null || missing="$missing default-jre-headless"
-    fetched || command -v mvn >/dev/null || missing="$missing maven"
-    [ -n "$missing" ] || return 0
-    sudo=
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    say "installing$missing"
-    # shellcheck disable=SC2086 # two lists of words
-    { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y $missing; } >&2
+    set --
+    command -v java >/dev/null || set -- "$@" default-jre-headless
+    fetched || command -v mvn >/dev/null || set -- "$@" maven
+    install_packages "$@"
 }
 
 fetch() {
@@ -46,12 +43,8 @@ fetch() {
     mv -T "$part" "$cache/libs" 2>/dev/null || rm -rf "$part"
 }
 
-# Two ports that nobody listens on; the kernel chooses them.
-free_ports() {
-    perl -MIO::Socket::INET -e '
-        my @sockets = map { IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1) } 1 .. 2;
-        print join(" ", map { $_->sockport } @sockets), "\n";'
-}
+# It says so when the controller has let it in and it answers clients.
+ready() { grep -q 'Kafka Server started' "$state/log"; }
 
 start() {
     if running; then
@@ -62,9 +55,9 @@ start() {
     fetch
     rm -rf "$state"
     mkdir -p "$state/data"
-    ports=$(free_ports)
-    port=${ports% *}
-    sed -e "s:@PORT@:$port:g" -e "s:@CONTROLLER_PORT@:${ports#* }:g" -e "s:@DATA@:$state/data:g" \
+    # shellcheck disable=SC2046 # two words
+    set -- $(free_ports 2)
+    sed -e "s:@PORT@:$1:g" -e "s:@CONTROLLER_PORT@:$2:g" -e "s:@DATA@:$state/data:g" \
         "$root/tests/kafka/server.properties" >"$state/server.properties"
     storage() { java -cp "$cache/libs/*" kafka.tools.StorageTool "$@"; }
     id=$(storage random-uuid)
@@ -72,34 +65,8 @@ start() {
     nohup java -Xmx512m -Dorg.apache.logging.log4j.level=INFO -cp "$cache/libs/*" \
         kafka.Kafka "$state/server.properties" >>"$state/log" 2>&1 </dev/null &
     echo $! >"$state/pid"
-    tries=$((ready_seconds * 10))
-    # It says so when the controller has let it in and it answers clients.
-    until grep -q 'Kafka Server started' "$state/log"; do
-        if ! running || [ "$tries" = 0 ]; then
-            say "it did not start:"
-            tail -20 "$state/log" >&2
-            stop
-            exit 1
-        fi
-        tries=$((tries - 1))
-        sleep 0.1
-    done
-    echo "127.0.0.1:$port" | tee "$state/address"
-}
-
-stop() {
-    if running; then
-        pid=$(cat "$state/pid")
-        kill "$pid"
-        tries=100
-        while kill -0 "$pid" 2>/dev/null && [ "$tries" -gt 0 ]; do
-            tries=$((tries - 1))
-            sleep 0.1
-        done
-        # A broker without a partner to hand over to may take its time; its data goes anyway.
-        kill -9 "$pid" 2>/dev/null || true
-    fi
-    rm -rf "$state"
+    await ready
+    echo "127.0.0.1:$1" | tee "$state/address"
 }
 
 case ${1:-} in

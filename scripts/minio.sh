@@ -14,11 +14,11 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 state=${TRIBUTARY_MINIO_DIR:-$root/target/minio}
 version=v0.0.0-20260212201848-7aac2a2c5b7c
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tributary/minio-$version
-ready_seconds=60
 
 say() { echo "minio.sh: $*" >&2; }
 
-running() { [ -s "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+# shellcheck source=scripts/server.sh
+. "$root/scripts/server.sh"
 
 install() {
     [ -x "$cache/minio" ] && return
@@ -35,11 +35,6 @@ install() {
     fi
     rm -rf "$part"
     [ -x "$cache/minio" ]
-}
-
-# A port that nobody listens on; the kernel chooses it.
-free_port() {
-    perl -MIO::Socket::INET -e 'print IO::Socket::INET->new(LocalAddr => "127.0.0.1", Listen => 1)->sockport, "\n"'
 }
 
 # Whether the server says that it takes requests.
@@ -60,39 +55,15 @@ start() {
         rm -rf "$state"
         # A directory among its data is a bucket.
         mkdir -p "$state/data/tributary"
-        free_port >"$state/port"
+        free_ports 1 >"$state/port"
     fi
     port=$(cat "$state/port")
     MINIO_ROOT_USER=tributary MINIO_ROOT_PASSWORD=tributary-secret MINIO_BROWSER=off MINIO_UPDATE=off \
         nohup "$cache/minio" server --quiet --address "127.0.0.1:$port" "$state/data" \
         >>"$state/log" 2>&1 </dev/null &
     echo $! >"$state/pid"
-    tries=$((ready_seconds * 10))
-    until ready "$port"; do
-        if ! running || [ "$tries" = 0 ]; then
-            say "it did not start:"
-            tail -20 "$state/log" >&2
-            stop
-            exit 1
-        fi
-        tries=$((tries - 1))
-        sleep 0.1
-    done
+    await ready "$port"
     echo "http://127.0.0.1:$port" | tee "$state/address"
-}
-
-stop() {
-    if running; then
-        pid=$(cat "$state/pid")
-        kill "$pid"
-        tries=100
-        while kill -0 "$pid" 2>/dev/null && [ "$tries" -gt 0 ]; do
-            tries=$((tries - 1))
-            sleep 0.1
-        done
-        kill -9 "$pid" 2>/dev/null || true
-    fi
-    rm -rf "$state"
 }
 
 case ${1:-} in

@@ -21,6 +21,9 @@ need() {
 
 say() { echo "setup.sh: $*" >&2; }
 
+# shellcheck source=scripts/packages.sh
+. "$(dirname "$0")/packages.sh"
+
 case ${1:-} in
     build | test) ;;
     *) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
@@ -40,17 +43,8 @@ if [ "$1" = test ]; then
     need python3-venv python3 -c 'import ensurepip, venv'
 fi
 
-if [ -n "$missing" ]; then
-    if ! command -v apt-get >/dev/null; then
-        say "please install the equivalents of these Debian packages:$missing"
-        exit 1
-    fi
-    sudo=
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    say "installing$missing"
-    # shellcheck disable=SC2086 # two lists of words
-    { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y $missing ca-certificates; } >&2
-fi
+# shellcheck disable=SC2086 # a list of words
+install_packages ${missing:+$missing ca-certificates}
 
 if ! command -v cargo >/dev/null; then
     say "installing Rust by rustup"

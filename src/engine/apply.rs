@@ -268,7 +268,7 @@ impl Engine {
         };
         for (mut changed, end) in waiting {
             // What is due on its schedule is run in the first epoch in its place.
-            if let Err(failed) = maintained.advance(&mut changed, &end, &Tables::new()).await {
+            if let Err(failed) = maintained.advance(&mut changed, &end, &Tables::new()) {
                 return Ok(Answer::refused(format!("nothing was changed: {failed}")));
             }
         }
@@ -290,7 +290,7 @@ impl Engine {
             let before = self.content(&name).await?;
             let delta = difference(&before, &after, pipeline.key(), &name);
             let delta = delta.map_err(|source| Error::PipelineFailed { name: name.clone(), source })?;
-            self.change(&name, &delta)?;
+            self.store.change(&name, &delta)?;
             let stood_still = running.get(&name).is_some_and(|running| running.state != State::Works);
             // What standing still kept from being announced is announced now; a change of the SQL announces nothing.
             if name == EXPANSIONS && stood_still {
@@ -377,7 +377,7 @@ async fn from_tables(
         }
     }
     let mut maintained = Maintained::new(fresh).map_err(|error| Error::Internal(error.to_string()))?;
-    let advanced = maintained.advance(&mut changed, &end, &tables).await;
+    let advanced = maintained.advance(&mut changed, &end, &tables);
     advanced.map_err(|Failed { name, source }| Error::PipelineFailed { name, source })?;
     Ok(maintained)
 }

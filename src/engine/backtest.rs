@@ -322,7 +322,7 @@ impl Replay {
             let end = EpochEnd { small, complete: self.complete.clone(), clock: Some((newest, self.range.zone)) };
             let any_snapshot = self.maintained.pipelines().iter().any(Pipeline::is_snapshot);
             let tables = if any_snapshot { self.past.tables(epoch)? } else { Tables::new() };
-            let advanced = self.maintained.advance(&mut changed, &end, &tables).await;
+            let advanced = self.maintained.advance(&mut changed, &end, &tables);
             advanced.map_err(|failed| Error::PipelineFailed { name: failed.name, source: failed.source })?;
             if let Some(delta) = changed.get(name).filter(|_| epoch >= self.range.from) {
                 found.push((epoch, delta.removed.num_rows(), delta.added.num_rows()));

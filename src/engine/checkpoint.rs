@@ -102,7 +102,6 @@ impl Engine {
             tables,
         };
         self.checkpoints.decide(manifest).await?;
-        self.waiting_bytes = 0;
         self.apply_newest().await?;
         self.store.committed(&marks)?;
         self.progress.checkpoints += 1;

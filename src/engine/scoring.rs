@@ -14,8 +14,9 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Date32Type, Float64Type, Int64Type, SchemaRef},
 };
+use datafusion::prelude::{SessionContext, col, lit};
 
-use super::Error;
+use super::{Engine, Error, collect_one};
 use crate::{
     model::{
         features::FeatureNames,
@@ -55,6 +56,35 @@ struct Scored {
     probability: f64,
     band: Arc<str>,
     reasons: Vec<String>,
+}
+
+impl Engine {
+    /// Scores every customer again when the registry has another model than before.
+    pub(super) fn score_with_new_model(&mut self) -> Result<(), Error> {
+        if self.scorer.refresh_model() {
+            let delta = self.scorer.rescore()?;
+            self.store.change(SCORES, &delta)?;
+        }
+        Ok(())
+    }
+
+    /// Scores the customers whose features changed.
+    pub(super) async fn follow_features(&mut self, delta: &RowDelta) -> Result<(), Error> {
+        let orphans = self.scorer.orphans(delta)?;
+        let older = if orphans.is_empty() { None } else { Some(self.features_of(orphans).await?) };
+        let scores = self.scorer.follow(delta, older.as_ref())?;
+        self.store.change(SCORES, &scores)
+    }
+
+    /// All rows of some customers' features as readers see them.
+    async fn features_of(&self, customers: Vec<String>) -> Result<RecordBatch, Error> {
+        let table = self.store.get(FEATURES).ok_or_else(|| Error::Internal(format!("no table {FEATURES}")))?;
+        let customers = customers.into_iter().map(lit).collect();
+        let rows = SessionContext::new()
+            .read_table(Arc::clone(&table.live) as _)?
+            .filter(col("customer_id").in_list(customers, false))?;
+        collect_one(rows).await
+    }
 }
 
 /// Keeps the latest features of every customer, and the scores that follow from them.

@@ -9,10 +9,9 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Stages {
-    /// Reading records from the log.
-    pub cut: Duration,
-    /// Records to events, on all cores.
-    pub decode: Duration,
+    /// Waiting for records to be read from the log and decoded, which goes on beside the other stages while there is a
+    /// backlog.
+    pub read: Duration,
     /// Events to entries, states and movements.
     pub ledger: Duration,
     /// Rows of the engine's own tables: made, shown, and put into files where many wait for the next checkpoint.
@@ -28,12 +27,11 @@ pub struct Stages {
 /// Seconds of each stage, and its share of all.
 impl fmt::Display for Stages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cut, decode, ledger, tables, pipelines, score, checkpoint } = self;
-        let all = (*cut + *decode + *ledger + *tables + *pipelines + *score + *checkpoint).as_secs_f64();
+        let Self { read, ledger, tables, pipelines, score, checkpoint } = self;
+        let all = (*read + *ledger + *tables + *pipelines + *score + *checkpoint).as_secs_f64();
         let mut comma = "";
         for (name, time) in [
-            ("cut", cut),
-            ("decode", decode),
+            ("read", read),
             ("ledger", ledger),
             ("tables", tables),
             ("pipelines", pipelines),
@@ -70,14 +68,11 @@ mod tests {
 
     #[test]
     fn every_stage_is_said_with_its_seconds_and_its_share() {
-        let stages = Stages {
-            decode: Duration::from_millis(1_500),
-            checkpoint: Duration::from_millis(500),
-            ..Stages::default()
-        };
+        let stages =
+            Stages { read: Duration::from_millis(1_500), checkpoint: Duration::from_millis(500), ..Stages::default() };
         assert_eq!(
             stages.to_string(),
-            "cut 0.00 s (0 %), decode 1.50 s (75 %), ledger 0.00 s (0 %), tables 0.00 s (0 %), \
+            "read 1.50 s (75 %), ledger 0.00 s (0 %), tables 0.00 s (0 %), \
              pipelines 0.00 s (0 %), score 0.00 s (0 %), checkpoint 0.50 s (25 %)"
         );
         assert!(Stages::default().to_string().ends_with("checkpoint 0.00 s (0 %)"));

@@ -13,12 +13,13 @@ use arrow::{
 };
 
 use datafusion::catalog::TableProvider;
+use tokio::task::JoinHandle;
 
 use super::Error;
 use crate::{
     serve::{LiveTable, UserTable},
     sink::{
-        TableSpec,
+        self, TableSpec,
         apply::{encode_changes, table_work},
         delta::DeltaTable,
     },
@@ -30,7 +31,8 @@ use crate::{
     tables::OP_COLUMN,
 };
 
-/// Rows of an appended table that are written to a file at once, before the checkpoint: bounds what waits in memory.
+/// Rows of an appended table that are written to a file at once, beside the epochs: bounds what waits in memory. When
+/// as many came before the file is there, they wait for it.
 const ROWS_A_FILE: usize = 50_000;
 
 pub(crate) struct StoredTable {
@@ -40,6 +42,8 @@ pub(crate) struct StoredTable {
     comment: String,
     waiting: Vec<RecordBatch>,
     waiting_rows: usize,
+    /// A file on its way, and those that are there.
+    staging: Option<JoinHandle<Result<Vec<StagedFile>, sink::Error>>>,
     staged: Vec<StagedFile>,
 }
 
@@ -47,6 +51,7 @@ pub(crate) struct StoredTable {
 pub(crate) struct Store {
     pub(crate) delta: BTreeMap<String, DeltaTable>,
     tables: BTreeMap<String, StoredTable>,
+    waiting_bytes: usize,
 }
 
 /// What a table is, for opening it.
@@ -74,11 +79,20 @@ impl StoredTable {
     fn new(definition: Definition, provider: Arc<dyn TableProvider>) -> Result<Self, Error> {
         let Definition { schema, key, comment, .. } = definition;
         let live = Arc::new(LiveTable::new(Arc::clone(&schema), key.clone(), provider)?);
-        Ok(Self { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staged: Vec::new() })
+        Ok(Self { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staging: None, staged: Vec::new() })
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// Waits for the file that is on its way.
+    async fn staged(&mut self) -> Result<(), Error> {
+        if let Some(staging) = self.staging.take() {
+            let files = staging.await.map_err(|error| Error::Internal(error.to_string()))?;
+            self.staged.extend(files?);
+        }
+        Ok(())
     }
 
     /// Whether it has the columns and the key of a definition.
@@ -100,7 +114,7 @@ impl Store {
                 delta.get(&name).ok_or_else(|| Error::Internal(format!("table {name} was not opened")))?.provider();
             tables.insert(name, StoredTable::new(definition, provider)?);
         }
-        Ok(Self { delta, tables })
+        Ok(Self { delta, tables, waiting_bytes: 0 })
     }
 
     /// Adds a table, or puts it in the place of another of its name.
@@ -130,11 +144,17 @@ impl Store {
         self.tables.values().map(|table| table.live.hot_rows()).max().unwrap_or_default()
     }
 
+    /// Memory of the rows that the next checkpoint will make durable.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
     /// Adds rows to an appended table.
     pub(crate) async fn append(&mut self, name: &str, rows: RecordBatch) -> Result<(), Error> {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        self.waiting_bytes += rows.get_array_memory_size();
         let table = self.get_mut(name)?;
         table.live.push(&rows)?;
         table.waiting_rows += rows.num_rows();
@@ -150,6 +170,7 @@ impl Store {
         if delta.is_empty() {
             return Ok(());
         }
+        self.waiting_bytes += delta.removed.get_array_memory_size() + delta.added.get_array_memory_size();
         let table = self.get_mut(name)?;
         let changes = changes(&table.schema, delta)?;
         table.live.put(&changes)?;
@@ -158,12 +179,12 @@ impl Store {
         Ok(())
     }
 
+    /// Begins to write what waits to a file, once the one before is there.
     async fn stage(&mut self, name: &str) -> Result<(), Error> {
         let table = self.tables.get_mut(name).ok_or_else(|| Error::Internal(format!("there is no table {name}")))?;
         let delta = self.delta.get(name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
-        let rows = concat_batches(&table.schema, &table.waiting)?;
-        table.staged.extend(delta.stage(&[rows]).await?);
-        table.waiting.clear();
+        table.staged().await?;
+        table.staging = Some(tokio::spawn(delta.stage(&std::mem::take(&mut table.waiting))));
         table.waiting_rows = 0;
         Ok(())
     }
@@ -172,14 +193,18 @@ impl Store {
     pub(crate) async fn work(&mut self, checkpoints: &Checkpoints) -> Result<BTreeMap<String, TableWork>, Error> {
         let number = checkpoints.next_number();
         let names: Vec<String> = self.tables.keys().cloned().collect();
+        for name in &names {
+            let table = self.get_mut(name)?;
+            if table.key.is_empty() && table.waiting_rows > 0 {
+                self.stage(name).await?;
+            }
+        }
         let mut all = BTreeMap::new();
         for name in names {
             let table = self.get_mut(&name)?;
             let new = if table.key.is_empty() {
-                if table.waiting_rows > 0 {
-                    self.stage(&name).await?;
-                }
-                let appends = std::mem::take(&mut self.get_mut(&name)?.staged);
+                table.staged().await?;
+                let appends = std::mem::take(&mut table.staged);
                 (!appends.is_empty()).then_some(Work { number, appends, changes: None })
             } else if table.waiting.is_empty() {
                 None
@@ -193,6 +218,7 @@ impl Store {
                 self.delta.get(&name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
             all.insert(name, table_work(checkpoints.latest(), delta, new));
         }
+        self.waiting_bytes = 0;
         Ok(all)
     }
 
@@ -204,8 +230,8 @@ impl Store {
     /// Shows readers the Delta snapshots, without the rows in memory up to `marks`.
     pub(crate) fn committed(&self, marks: &BTreeMap<String, u64>) -> Result<(), Error> {
         for (name, table) in &self.tables {
-            if let (Some(delta), Some(mark)) = (self.delta.get(name), marks.get(name)) {
-                table.live.commit(delta.provider(), *mark)?;
+            if let Some(delta) = self.delta.get(name) {
+                table.live.commit(delta.provider(), marks.get(name).copied().unwrap_or_default())?;
             }
         }
         Ok(())

@@ -135,22 +135,29 @@ impl DeltaTable {
         Arc::clone(&self.provider)
     }
 
-    /// Writes rows to files that are on disk when this returns, but not yet in the table.
+    /// Writes rows to files that are on disk when it is done, but not yet in the table. It needs the table no longer, and
+    /// can go on beside other work.
     ///
     /// # Errors
     /// [`Error::Bug`] when the batches do not have the table's columns.
-    pub async fn stage(&self, batches: &[RecordBatch]) -> Result<Vec<StagedFile>, Error> {
-        let batches = batches.iter().map(|batch| self.conform(batch)).collect::<Result<Vec<_>, _>>()?;
-        let target_bytes = self.target_file_bytes();
-        let mut writer = layout::writer(&self.table, target_bytes).map_err(|source| self.storage(source))?;
-        let adds = rewrite::blocking(async move {
-            for batch in batches {
-                writer.write(batch).await?;
-            }
-            writer.flush().await
-        });
-        let adds = adds.await.map_err(|source| self.storage(source))?;
-        adds.into_iter().map(|add| self.staged(add)).collect()
+    pub fn stage(
+        &self,
+        batches: &[RecordBatch],
+    ) -> impl Future<Output = Result<Vec<StagedFile>, Error>> + Send + use<> {
+        let name = self.spec.name.clone();
+        let batches: Result<Vec<_>, _> = batches.iter().map(|batch| self.conform(batch)).collect();
+        let writer = layout::writer(&self.table, self.target_file_bytes());
+        async move {
+            let (batches, mut writer) = (batches?, writer.map_err(|source| storage(&name, source))?);
+            let adds = rewrite::blocking(async move {
+                for batch in batches {
+                    writer.write(batch).await?;
+                }
+                writer.flush().await
+            });
+            let adds = adds.await.map_err(|source| storage(&name, source))?;
+            adds.into_iter().map(|add| staged(add).map_err(|reason| bug(&name, reason))).collect()
+        }
     }
 
     /// Adds staged files, as the work of checkpoint `number`; `false` when the table has that checkpoint already.
@@ -369,30 +376,35 @@ impl DeltaTable {
             .map_err(|error| self.bug(format!("rows do not have the table's columns: {error}")))
     }
 
-    fn staged(&self, add: Add) -> Result<StagedFile, Error> {
-        let stats: Stats = serde_json::from_str(add.stats.as_deref().unwrap_or_default())
-            .map_err(|error| self.bug(format!("Delta wrote a file without statistics: {error}")))?;
-        Ok(StagedFile {
-            bytes: u64::try_from(add.size).map_err(|_| self.bug(format!("{} has size {}", add.path, add.size)))?,
-            path: add.path,
-            rows: stats.num_records,
-            written_at_ms: add.modification_time,
-            partition_values: add.partition_values.into_iter().collect(),
-            stats: add.stats,
-        })
-    }
-
     fn storage(&self, source: DeltaTableError) -> Error {
         storage(&self.spec.name, source)
     }
 
     fn bug(&self, reason: String) -> Error {
-        Error::Bug { table: self.spec.name.clone(), reason }
+        bug(&self.spec.name, reason)
     }
 
     fn contended(&self) -> Error {
         Error::Contended { table: self.spec.name.clone(), attempts: MAX_ATTEMPTS }
     }
+}
+
+/// What a manifest says of a file that was written.
+fn staged(add: Add) -> Result<StagedFile, String> {
+    let stats: Stats = serde_json::from_str(add.stats.as_deref().unwrap_or_default())
+        .map_err(|error| format!("Delta wrote a file without statistics: {error}"))?;
+    Ok(StagedFile {
+        bytes: u64::try_from(add.size).map_err(|_| format!("{} has size {}", add.path, add.size))?,
+        path: add.path,
+        rows: stats.num_records,
+        written_at_ms: add.modification_time,
+        partition_values: add.partition_values.into_iter().collect(),
+        stats: add.stats,
+    })
+}
+
+fn bug(table: &str, reason: String) -> Error {
+    Error::Bug { table: table.to_owned(), reason }
 }
 
 /// The newest snapshot of `<root>/<name>` for reading by a process that does not own it; `None` when there is no such

@@ -19,6 +19,7 @@ use super::{
     epoch::EpochEnd,
     pipeline::{Pipeline, RowDelta},
     snapshot::Tables,
+    together::{self, Keeper},
 };
 
 /// A pipeline that failed.
@@ -158,39 +159,16 @@ impl Maintained {
     ///
     /// # Errors
     /// The first pipeline that fails. The others may be ahead then: everything must be made again.
-    pub async fn advance(
+    pub fn advance(
         &mut self,
         changed: &mut BTreeMap<String, RowDelta>,
         end: &EpochEnd,
         tables: &Tables,
     ) -> Result<(), Failed> {
-        for pipeline in &mut self.pipelines {
-            if !pipeline.has_work(changed, end) {
-                continue;
-            }
-            let name = pipeline.name().to_owned();
-            let advanced = if pipeline.is_snapshot() {
-                match sources_of(pipeline, tables, &self.tables) {
-                    Ok(None) => continue,
-                    Ok(Some(sources)) => pipeline.run(end, &sources).await,
-                    Err(error) => Err(error),
-                }
-            } else {
-                pipeline.advance(changed, end).await
-            };
-            let applied = advanced.and_then(|delta| match self.tables.get_mut(&name) {
-                Some(table) if !delta.is_empty() => table.apply(&delta).map(|()| Some(delta)),
-                _ => Ok(None),
-            });
-            match applied {
-                Ok(None) => {}
-                Ok(Some(delta)) => {
-                    changed.insert(name, delta);
-                }
-                Err(source) => return Err(Failed { name, source }),
-            }
-        }
-        Ok(())
+        let mut keeper = Own { given: tables, tables: &mut self.tables };
+        let outcomes = together::advance(self.pipelines.iter_mut().collect(), changed, end, &mut keeper)?;
+        let failed = outcomes.into_iter().find_map(|outcome| Some((outcome.name, outcome.failed?)));
+        failed.map_or(Ok(()), |(name, source)| Err(Failed { name, source }))
     }
 
     /// The pipelines, each after those it reads.
@@ -212,21 +190,35 @@ impl Maintained {
     }
 }
 
-/// The tables that a pipeline reads, if all are there.
-fn sources_of(pipeline: &Pipeline, tables: &Tables, own: &BTreeMap<String, Content>) -> Result<Option<Tables>, Error> {
-    let mut sources = Tables::new();
-    for name in pipeline.sources() {
-        let table: Arc<dyn TableProvider> = match (tables.get(name), own.get(name)) {
-            (Some(table), _) => Arc::clone(table),
-            (None, Some(content)) => {
-                let rows = content.batch()?;
-                Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)
-            }
-            (None, None) => return Ok(None),
-        };
-        sources.insert(name.clone(), table);
+/// The pipelines' own tables, beside those that were given.
+struct Own<'a> {
+    given: &'a Tables,
+    tables: &'a mut BTreeMap<String, Content>,
+}
+
+impl Keeper for Own<'_> {
+    type Error = Failed;
+
+    fn sources(&self, pipeline: &Pipeline) -> Result<Option<Tables>, Error> {
+        let mut sources = Tables::new();
+        for name in pipeline.sources() {
+            let table: Arc<dyn TableProvider> = match (self.given.get(name), self.tables.get(name)) {
+                (Some(table), _) => Arc::clone(table),
+                (None, Some(content)) => {
+                    let rows = content.batch()?;
+                    Arc::new(MemTable::try_new(rows.schema(), vec![vec![rows]])?)
+                }
+                (None, None) => return Ok(None),
+            };
+            sources.insert(name.clone(), table);
+        }
+        Ok(Some(sources))
     }
-    Ok(Some(sources))
+
+    fn keep(&mut self, name: &str, delta: &RowDelta) -> Result<(), Failed> {
+        let table = self.tables.get_mut(name);
+        table.map_or(Ok(()), |table| table.apply(delta)).map_err(|source| Failed { name: name.to_owned(), source })
+    }
 }
 
 /// Of planned pipelines, those that `name` needs: itself and what it reads, directly or not, but not what is `given`.

@@ -25,6 +25,7 @@ mod planning;
 mod query;
 pub mod sidecar;
 mod snapshot;
+pub(crate) mod together;
 pub mod versions;
 pub mod windows;
 

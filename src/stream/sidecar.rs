@@ -289,7 +289,7 @@ impl Bench {
         for (name, content) in &self.relations {
             tables.insert(name.clone(), memory(content.batch().map_err(|error| error.to_string())?)?);
         }
-        if let Err(failed) = self.maintained.advance(&mut changed, &self.end, &tables).await {
+        if let Err(failed) = self.maintained.advance(&mut changed, &self.end, &tables) {
             return Ok(vec![failed.to_string()]);
         }
         self.against_batch(parameters, settings, &before, tables).await

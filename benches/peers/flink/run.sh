@@ -17,16 +17,14 @@ heap=2g
 
 say() { echo "run.sh: $*" >&2; }
 
+# shellcheck source=scripts/packages.sh
+. "$here/../../../scripts/packages.sh"
+
 install_tools() {
-    missing=
-    command -v javac >/dev/null || missing="$missing default-jdk-headless"
-    command -v mvn >/dev/null || missing="$missing maven"
-    [ -n "$missing" ] || return 0
-    sudo=
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    say "installing$missing"
-    # shellcheck disable=SC2086 # two lists of words
-    { $sudo apt-get update -q && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y $missing; } >&2
+    set --
+    command -v javac >/dev/null || set -- "$@" default-jdk-headless
+    command -v mvn >/dev/null || set -- "$@" maven
+    install_packages "$@"
 }
 
 fetch() {

@@ -172,7 +172,7 @@ fn the_status_shows_what_a_pipeline_keeps_and_costs_and_why_one_failed() {
     assert!(line_of(&status.out, "fragile").contains(" failed "), "{}", status.out);
     let time = status.out.lines().find_map(|line| line.strip_prefix("time        ")).unwrap();
     let stages: Vec<&str> = time.split(", ").filter_map(|stage| stage.split(' ').next()).collect();
-    assert_eq!(stages, ["cut", "decode", "ledger", "tables", "pipelines", "score", "checkpoint"]);
+    assert_eq!(stages, ["read", "ledger", "tables", "pipelines", "score", "checkpoint"]);
     assert!(!time.contains("pipelines 0.00 s"), "{time}");
     let why = status.out.lines().find(|line| line.starts_with("fragile: ")).unwrap();
     assert!(why.contains("zero"), "{why}");
