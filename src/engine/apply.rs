@@ -182,7 +182,7 @@ impl Engine {
             return Ok(self.unknown_pipeline(name));
         };
         running.state = State::Paused;
-        self.saved_state.retain(|state, _| !pipeline_state(name).contains(state));
+        pipeline_state(name).iter().for_each(|state| self.saved_state.forget(state));
         self.note_status()?;
         self.checkpoint().await?;
         Ok(Answer::done(format!("{name} is paused: its table stands still until `tributary resume {name}`")))
@@ -308,7 +308,7 @@ impl Engine {
         let gone: Vec<String> = running.into_keys().collect();
         for name in &gone {
             self.store.remove(name);
-            self.saved_state.retain(|state, _| !pipeline_state(name).contains(state));
+            pipeline_state(name).iter().for_each(|state| self.saved_state.forget(state));
         }
         self.options.pipelines = version.pipelines;
         self.options.parameters = version.parameters;

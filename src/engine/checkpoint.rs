@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
-    CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, Laps, PAUSED, PipelineStatus, Stages, State, store::Store,
-    watermark::Watermark,
+    CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, Laps, PAUSED, PipelineStatus, Stages, State, saved::SavedState,
+    store::Store, watermark::Watermark,
 };
 use crate::{
     ledger::{BUCKETS, Ledger, Rules},
     sink::{apply, commits},
     stream::{
-        checkpoint::{BlobRef, Checkpoints, Manifest, TableWork},
+        checkpoint::{Checkpoints, Manifest, TableWork},
         pipeline::{Pipeline, Saved},
     },
     stripe::ids::AccountId,
@@ -98,7 +98,7 @@ impl Engine {
             watermark: (watermark > i64::MIN).then_some(EventTime::from_micros(watermark)),
             committed_at: (self.clock)(),
             fingerprints,
-            state: self.saved_state.clone(),
+            state: self.saved_state.blobs().clone(),
             tables,
         };
         self.checkpoints.decide(manifest).await?;
@@ -170,32 +170,40 @@ impl Engine {
         let dirty = self.ledger.dirty_buckets();
         for file in 0..BUCKETS / BUCKETS_A_FILE {
             let buckets = file * BUCKETS_A_FILE..(file + 1) * BUCKETS_A_FILE;
-            if !dirty.iter().any(|bucket| buckets.contains(&usize::from(*bucket))) {
+            let buckets: Vec<u8> = buckets.filter_map(|bucket| u8::try_from(bucket).ok()).collect();
+            if !buckets.iter().any(|bucket| dirty.contains(bucket)) {
                 continue;
             }
-            let encoded: Vec<(u8, Vec<u8>)> = buckets
-                .filter_map(|bucket| u8::try_from(bucket).ok())
-                .map(|bucket| Ok((bucket, self.ledger.encode_bucket(bucket)?)))
-                .collect::<Result<_, Error>>()?;
+            let name = format!("ledger-{file:02}");
+            let whole = self.saved_state.wants_whole(&name);
+            let mut encoded: Vec<(u8, Vec<u8>)> = Vec::with_capacity(buckets.len());
+            for bucket in buckets {
+                if whole || dirty.contains(&bucket) {
+                    encoded.push((bucket, self.ledger.encode_bucket(bucket, whole)?));
+                }
+            }
             let bytes = postcard::to_stdvec(&encoded).map_err(|e| Error::Internal(e.to_string()))?;
-            self.save(format!("ledger-{file:02}"), bytes.into()).await?;
+            self.save(&name, bytes.into(), whole).await?;
         }
         if self.ledger.catalogue_dirty() {
             let bytes = self.ledger.encode_catalogue()?;
-            self.save("catalogue".to_owned(), bytes.into()).await?;
+            self.save("catalogue", bytes.into(), true).await?;
         }
         self.ledger.clear_dirty();
         for i in 0..self.pipelines.len() {
             if self.pipelines[i].state != State::Works || self.pipelines[i].pipeline.is_saved() {
                 continue;
             }
-            let pipeline = &self.pipelines[i].pipeline;
-            let names = pipeline_state(pipeline.name());
-            let Saved { state, held } = pipeline.save().map_err(|error| failed(pipeline, error))?;
-            for (name, rows) in names.into_iter().zip([state, held]) {
-                if let Some(rows) = rows {
-                    self.save(name, to_ipc(&rows)?).await?;
-                }
+            let pipeline = &mut self.pipelines[i].pipeline;
+            let [of_class, of_gate] = pipeline_state(pipeline.name());
+            let wants_whole = self.saved_state.wants_whole(&of_class);
+            let saved = pipeline.save(wants_whole).map_err(|error| failed(pipeline, error))?;
+            let Saved { state, whole, held } = saved;
+            for rows in state {
+                self.save(&of_class, to_ipc(&rows)?, whole).await?;
+            }
+            if let Some(rows) = held {
+                self.save(&of_gate, to_ipc(&rows)?, true).await?;
             }
             self.pipelines[i].pipeline.mark_saved();
         }
@@ -204,12 +212,17 @@ impl Engine {
         let (watermark, stages) = (self.watermark.clone(), self.progress.stages);
         let state = EngineState { watermark, complete, pipelines, stages };
         let bytes = serde_json::to_vec(&state).map_err(|e| Error::Internal(e.to_string()))?;
-        self.save("engine".to_owned(), bytes.into()).await
+        self.save("engine", bytes.into(), true).await
     }
 
-    async fn save(&mut self, name: String, bytes: Bytes) -> Result<(), Error> {
-        let blob = self.checkpoints.put_blob(&name, bytes).await?;
-        self.saved_state.insert(name, blob);
+    /// Writes a state, or what changed of it.
+    async fn save(&mut self, name: &str, bytes: Bytes, whole: bool) -> Result<(), Error> {
+        let blob = self.checkpoints.put_blob(name, bytes).await?;
+        if whole {
+            self.saved_state.put_whole(name, blob);
+        } else {
+            self.saved_state.put_changes(name, blob);
+        }
         Ok(())
     }
 }
@@ -223,13 +236,13 @@ pub(super) fn rules_fingerprint(rules: &Rules, account: &AccountId) -> String {
 pub(super) async fn restore_ledger(
     ledger: &mut Ledger,
     checkpoints: &Checkpoints,
-    state: &BTreeMap<String, BlobRef>,
+    state: &SavedState,
 ) -> Result<(), Error> {
-    if let Some(blob) = state.get("catalogue") {
+    for blob in state.parts("catalogue") {
         ledger.restore_catalogue(&checkpoints.read_blob(blob).await?)?;
     }
-    for (name, blob) in state {
-        if name.starts_with("ledger-") {
+    for name in state.names().filter(|name| name.starts_with("ledger-")) {
+        for blob in state.parts(name) {
             let bytes = checkpoints.read_blob(blob).await?;
             let buckets: Vec<(u8, Vec<u8>)> =
                 postcard::from_bytes(&bytes).map_err(|e| Error::Internal(format!("{name}: {e}")))?;

@@ -22,6 +22,7 @@ mod reading;
 mod rebuild;
 mod recovery;
 mod requests;
+mod saved;
 mod scoring;
 mod stages;
 mod status;
@@ -65,6 +66,7 @@ use self::{
     readers::{Finality, with_is_final},
     reading::Ahead,
     requests::Requests,
+    saved::SavedState,
     scoring::{SCORES, Scorer},
     stages::Laps,
     store::Store,
@@ -297,7 +299,7 @@ pub struct Engine {
     complete: Completeness,
     log_clock: RecordBatch,
     unknown: UnknownCounts,
-    saved_state: BTreeMap<String, stream::checkpoint::BlobRef>,
+    saved_state: SavedState,
     progress: Progress,
     watch: watch::Sender<Progress>,
     requests: Requests,

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED, PendingAlerts, Progress,
-    Requests, Running, SCORES, Scorer, Shown, State, Watermark, backup,
+    Requests, Running, SCORES, SavedState, Scorer, Shown, State, Watermark, backup,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
     collect_one, rates,
     store::{Definition, Store},
@@ -125,10 +125,11 @@ impl Engine {
         let mut ledger = Ledger::new(options.rules.clone());
         let mut watermark = Watermark::new(partitions);
         let mut complete = Completeness::default();
-        let mut saved_state = BTreeMap::new();
+        let mut saved_state = SavedState::default();
         if let Some(manifest) = &latest {
-            restore_ledger(&mut ledger, &checkpoints, &manifest.state).await?;
-            if let Some(blob) = manifest.state.get("engine") {
+            saved_state = SavedState::new(manifest.state.clone());
+            restore_ledger(&mut ledger, &checkpoints, &saved_state).await?;
+            for blob in saved_state.parts("engine") {
                 let state: EngineState = serde_json::from_slice(&checkpoints.read_blob(blob).await?)
                     .map_err(|error| Error::Internal(format!("the engine's state: {error}")))?;
                 watermark = state.watermark;
@@ -136,10 +137,9 @@ impl Engine {
                     complete.advance(&account, livemode, at);
                 }
             }
-            saved_state.clone_from(&manifest.state);
             let known: BTreeSet<String> = pipelines.iter().flat_map(|p| pipeline_state(p.name())).collect();
             let is_of_pipeline = |name: &str| name.starts_with("pipeline-") || name.starts_with("held-");
-            saved_state.retain(|name, _| !is_of_pipeline(name) || known.contains(name));
+            saved_state.retain(|name| !is_of_pipeline(name) || known.contains(name));
         }
         let clock_rows: Vec<(Scope, EventTime, EventTime)> = ledger.clock().collect();
         let watermark_at = latest.as_ref().and_then(|m| m.watermark).unwrap_or(EventTime::MIN).micros();
@@ -212,7 +212,8 @@ impl Engine {
             let upstream_changed = self.pipelines[i].pipeline.sources().iter().any(|s| rebuilt.contains_key(s));
             if !stale.contains(&name) && !upstream_changed {
                 let [state, held] = pipeline_state(&name);
-                let saved = Saved { state: self.saved(&state).await?, held: self.saved(&held).await? };
+                let state = self.saved(&state).await?;
+                let saved = Saved { whole: !state.is_empty(), state, held: self.saved(&held).await?.pop() };
                 let pipeline = &mut self.pipelines[i].pipeline;
                 pipeline.load(&saved, &end).await.map_err(|error| failed(pipeline, error))?;
                 pipeline.mark_saved();
@@ -266,10 +267,13 @@ impl Engine {
         Ok(())
     }
 
-    /// The rows of a blob that the newest checkpoint refers to, if it does.
-    async fn saved(&self, name: &str) -> Result<Option<RecordBatch>, Error> {
-        let Some(blob) = self.saved_state.get(name) else { return Ok(None) };
-        Ok(from_ipc(self.checkpoints.read_blob(blob).await?)?.pop())
+    /// The rows of the blobs of a state, one batch a blob.
+    async fn saved(&self, name: &str) -> Result<Vec<RecordBatch>, Error> {
+        let mut saved = Vec::new();
+        for blob in self.saved_state.parts(name) {
+            saved.extend(from_ipc(self.checkpoints.read_blob(blob).await?)?);
+        }
+        Ok(saved)
     }
 
     async fn restore_scores(&mut self) -> Result<(), Error> {

@@ -137,8 +137,8 @@ impl Engine {
     /// How every pipeline is now.
     pub(super) fn statuses(&self) -> Vec<PipelineStatus> {
         let bytes = |name: &str| {
-            let blobs = super::checkpoint::pipeline_state(name);
-            blobs.iter().filter_map(|blob| self.saved_state.get(blob)).map(|blob| blob.bytes).sum()
+            let states = super::checkpoint::pipeline_state(name);
+            states.iter().flat_map(|state| self.saved_state.parts(state)).map(|blob| blob.bytes).sum()
         };
         self.pipelines.iter().map(|running| running.status(bytes(running.pipeline.name()))).collect()
     }

@@ -7,6 +7,7 @@
 //! disputes carry no customer; their charge or payment intent does.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
@@ -41,7 +42,7 @@ pub const MAX_SEEN: usize = 2048;
 pub const MAX_PARKED_PER_BUCKET: usize = 1024;
 
 /// A refund or dispute whose customer is not known yet.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Parked {
     key: u64,
     pub(crate) appended_at: EventTime,
@@ -68,6 +69,16 @@ pub(crate) struct Payers {
     /// The same, oldest first; not stored.
     #[serde(skip)]
     by_age: BTreeSet<(EventTime, u64)>,
+    /// The payments noted since the last checkpoint; not stored.
+    #[serde(skip)]
+    noted: Vec<u64>,
+}
+
+/// What changed of [`Payers`] since the last checkpoint.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct PayersChanges<'a> {
+    parked: Cow<'a, VecDeque<Parked>>,
+    noted: Vec<(u64, EventTime, CustomerId)>,
 }
 
 impl Payers {
@@ -78,6 +89,7 @@ impl Payers {
         }
         self.by_id.insert(key, (created, customer.clone()));
         self.by_age.insert((created, key));
+        self.noted.push(key);
         if self.by_age.len() > MAX_CHARGES_PER_BUCKET
             && let Some((_, oldest)) = self.by_age.pop_first()
         {
@@ -89,6 +101,25 @@ impl Payers {
     /// After a restore.
     pub(crate) fn index(&mut self) {
         self.by_age = self.by_id.iter().map(|(key, (created, _))| (*created, *key)).collect();
+    }
+
+    /// What changed since [`Self::saved`].
+    pub(crate) fn changes(&self) -> PayersChanges<'_> {
+        let noted = |key: &u64| self.by_id.get(key).map(|(created, customer)| (*key, *created, customer.clone()));
+        PayersChanges { parked: Cow::Borrowed(&self.parked), noted: self.noted.iter().filter_map(noted).collect() }
+    }
+
+    /// Puts back what changed.
+    pub(crate) fn change(&mut self, PayersChanges { parked, noted }: PayersChanges<'_>) {
+        self.parked = parked.into_owned();
+        for (key, created, customer) in noted {
+            self.note(key, created, &customer);
+        }
+    }
+
+    /// Everything so far is in a checkpoint.
+    pub(crate) fn saved(&mut self) {
+        self.noted.clear();
     }
 
     /// Keeps an event until the payment with this key arrives. True if it is not kept already.

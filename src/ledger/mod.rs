@@ -5,7 +5,7 @@
 //! do not depend on the cut, on duplicates, or on the order of arrival within 30 days of an entity's own newest event.
 //! Entries are never edited: what a late event changes is reversed and written anew.
 //!
-//! State is kept per customer in 256 buckets, so that a checkpoint writes only the buckets that changed, beside one
+//! State is kept per customer in 256 buckets, so that a checkpoint writes only the customers that changed, beside one
 //! catalogue of prices, coupons and discounts. A customer whom the batch does not concern rests as the bytes that a
 //! checkpoint writes: a fifth of the memory, one place in it, and nothing to do for a checkpoint or a restore. Events
 //! that only repeat what is known are put beside these bytes unread.
@@ -124,6 +124,8 @@ struct Bucket {
     customers: BTreeMap<Scope, Customers>,
     payers: Payers,
     dirty: bool,
+    /// The customers that changed since the last checkpoint.
+    changed: Vec<(Scope, CustomerId)>,
 }
 
 /// The customers of one account and mode.
@@ -429,6 +431,9 @@ impl Bucket {
             if !resting.repeat(*arrival, folding, scratch)? {
                 return Ok(false);
             }
+            if !std::mem::replace(&mut resting.unsaved, true) {
+                self.changed.push((scope.clone(), customer.clone()));
+            }
             self.dirty = true;
             arrivals.next();
         }
@@ -454,17 +459,18 @@ impl Bucket {
         scratch: &mut Vec<u8>,
     ) -> Result<(), Error> {
         self.dirty = true;
-        let resting = Resting::of(state, scratch)?;
-        match self.customers.get_mut(scope) {
-            Some(customers) => match customers.get_mut(&customer) {
-                Some(held) => *held = resting,
-                None => {
-                    customers.insert(customer, resting);
-                }
-            },
-            None => {
-                self.customers.entry(scope.clone()).or_default().insert(customer, resting);
-            }
+        let mut resting = Resting::of(state, scratch)?;
+        resting.unsaved = true;
+        let customers = match self.customers.get_mut(scope) {
+            Some(customers) => customers,
+            None => self.customers.entry(scope.clone()).or_default(),
+        };
+        let was_unsaved = match customers.get_mut(&customer) {
+            Some(held) => std::mem::replace(held, resting).unsaved,
+            None => customers.insert(customer.clone(), resting).is_some(),
+        };
+        if !was_unsaved {
+            self.changed.push((scope.clone(), customer));
         }
         Ok(())
     }

@@ -41,6 +41,9 @@ pub(crate) struct Resting {
     calm: Box<[Calm]>,
     /// One [`Repeat`] after the other, in the order in which they came.
     repeats: Bytes,
+    /// Whether it changed since the last checkpoint.
+    #[serde(skip)]
+    pub(crate) unsaved: bool,
 }
 
 /// A subscription of which nothing waits, and what its newest snapshot said.
@@ -97,7 +100,8 @@ impl Resting {
         scratch.clear();
         let written = postcard::to_extend(state, std::mem::take(scratch));
         *scratch = written.map_err(|error| corrupt(CUSTOMER, &error))?;
-        Ok(Self { state: Bytes(scratch.as_slice().into()), calm: state.calm().into(), repeats: Bytes::default() })
+        let state_bytes = Bytes(scratch.as_slice().into());
+        Ok(Self { state: state_bytes, calm: state.calm().into(), repeats: Bytes::default(), unsaved: false })
     }
 
     /// The state without what was repeated since.

@@ -1,4 +1,5 @@
-//! The ledger's state as bytes, for checkpoints: one piece per bucket and one for the catalogue.
+//! The ledger's state as bytes, for checkpoints: of every bucket one piece with everything and then pieces with what
+//! changed, and one for the catalogue.
 //!
 //! A ledger that is restored from its pieces goes on exactly as if it had never stopped.
 
@@ -6,23 +7,41 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{Bucket, Customers, Error, Ledger, billing::Payers, catalogue::Shelf, resting::Resting, rules::Rules};
+use super::{
+    Bucket, Customers, Error, Ledger,
+    billing::{Payers, PayersChanges},
+    catalogue::Shelf,
+    resting::Resting,
+    rules::Rules,
+};
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 4;
+const FORMAT: u8 = 5;
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {
     format: u8,
     customers: Vec<(&'a Scope, Vec<(&'a CustomerId, &'a Resting)>)>,
-    payers: &'a Payers,
+    payers: PayersBytes<'a>,
+}
+
+#[derive(Serialize)]
+enum PayersBytes<'a> {
+    Whole(&'a Payers),
+    Changes(PayersChanges<'a>),
 }
 
 #[derive(Deserialize)]
 struct BucketState {
     customers: Vec<(Scope, Customers)>,
-    payers: Payers,
+    payers: PayersState,
+}
+
+#[derive(Deserialize)]
+enum PayersState {
+    Whole(Payers),
+    Changes(PayersChanges<'static>),
 }
 
 #[derive(Serialize)]
@@ -55,33 +74,48 @@ impl Ledger {
     pub fn clear_dirty(&mut self) {
         self.catalogue_dirty = false;
         for bucket in &mut self.buckets.0 {
-            bucket.dirty = false;
+            bucket.saved();
         }
     }
 
-    /// A bucket as bytes.
+    /// A bucket as bytes: everything, or what changed since [`Ledger::clear_dirty`].
     ///
     /// # Errors
     /// [`Error::Corrupt`] if the state cannot be written; that is a defect.
-    pub fn encode_bucket(&self, bucket: u8) -> Result<Vec<u8>, Error> {
-        let Bucket { customers, payers, .. } = &self.buckets.0[usize::from(bucket)];
-        let customers = customers.iter().map(|(scope, customers)| {
-            let mut customers: Vec<_> = customers.iter().collect();
-            customers.sort_unstable_by(|a, b| a.0.cmp(b.0));
-            (scope, customers)
-        });
-        encode(&part(bucket), &BucketBytes { format: FORMAT, customers: customers.collect(), payers })
+    pub fn encode_bucket(&self, bucket: u8, whole: bool) -> Result<Vec<u8>, Error> {
+        let Bucket { customers, payers, changed, .. } = &self.buckets.0[usize::from(bucket)];
+        let mut of_scopes: BTreeMap<&Scope, Vec<(&CustomerId, &Resting)>> = BTreeMap::new();
+        if whole {
+            of_scopes.extend(customers.iter().map(|(scope, customers)| (scope, customers.iter().collect())));
+        } else {
+            for (scope, customer) in changed {
+                let resting = customers.get(scope).and_then(|customers| customers.get_key_value(customer));
+                of_scopes.entry(scope).or_default().extend(resting);
+            }
+        }
+        of_scopes.values_mut().for_each(|customers| customers.sort_unstable_by(|a, b| a.0.cmp(b.0)));
+        let payers = if whole { PayersBytes::Whole(payers) } else { PayersBytes::Changes(payers.changes()) };
+        encode(&part(bucket), &BucketBytes { format: FORMAT, customers: of_scopes.into_iter().collect(), payers })
     }
 
-    /// Replaces a bucket by its state in a checkpoint.
+    /// Replaces a bucket by its state in a checkpoint, or puts back what changed since.
     ///
     /// # Errors
     /// [`Error::Corrupt`] if these are not the bytes of a bucket of this version.
     pub fn restore_bucket(&mut self, bucket: u8, bytes: &[u8]) -> Result<(), Error> {
-        let BucketState { customers, mut payers } = decode(&part(bucket), bytes)?;
-        payers.index();
-        let customers = customers.into_iter().collect();
-        self.buckets.0[usize::from(bucket)] = Bucket { customers, payers, dirty: false };
+        let BucketState { customers, payers } = decode(&part(bucket), bytes)?;
+        let bucket = &mut self.buckets.0[usize::from(bucket)];
+        match payers {
+            PayersState::Whole(mut payers) => {
+                payers.index();
+                *bucket = Bucket { payers, ..Bucket::default() };
+            }
+            PayersState::Changes(changes) => bucket.payers.change(changes),
+        }
+        for (scope, customers) in customers {
+            bucket.customers.entry(scope).or_default().extend(customers);
+        }
+        bucket.saved();
         Ok(())
     }
 
@@ -107,6 +141,19 @@ impl Ledger {
         self.memo.clear();
         self.catalogue_dirty = false;
         Ok(())
+    }
+}
+
+impl Bucket {
+    /// Everything so far is in a checkpoint.
+    fn saved(&mut self) {
+        self.dirty = false;
+        self.payers.saved();
+        for (scope, customer) in self.changed.drain(..) {
+            if let Some(resting) = self.customers.get_mut(&scope).and_then(|customers| customers.get_mut(&customer)) {
+                resting.unsaved = false;
+            }
+        }
     }
 }
 

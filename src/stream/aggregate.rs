@@ -92,7 +92,7 @@ impl Aggregate {
 
     pub(super) async fn load(
         &mut self,
-        saved: &RecordBatch,
+        saved: &[RecordBatch],
         cells: &BTreeMap<String, Cell>,
         small: &BTreeMap<String, RecordBatch>,
     ) -> Result<(), Error> {

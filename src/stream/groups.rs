@@ -8,9 +8,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, UInt64Array, new_null_array,
+        Array, ArrayRef, ArrowPrimitiveType, AsArray, Decimal128Array, Float64Array, Int64Array, PrimitiveArray,
+        RecordBatch, UInt64Array, new_null_array,
     },
-    compute::{CastOptions, cast_with_options},
+    compute::{CastOptions, cast_with_options, concat_batches},
     datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type},
     row::{OwnedRow, RowConverter, SortField},
 };
@@ -67,6 +68,20 @@ impl Accumulator {
             Values::Unsigned(v) => v.push(0),
             Values::Float(v) => v.push(0.0),
             Values::Extreme(v) => v.push(ScalarValue::try_from(&self.column.output)?),
+            Values::Count => {}
+        }
+        Ok(())
+    }
+
+    /// Makes room for another group in a slot.
+    fn reset(&mut self, slot: usize) -> Result<(), Error> {
+        self.counts[slot] = 0;
+        match &mut self.values {
+            Values::Decimal(v) => v[slot] = 0,
+            Values::Integer(v) => v[slot] = 0,
+            Values::Unsigned(v) => v[slot] = 0,
+            Values::Float(v) => v[slot] = 0.0,
+            Values::Extreme(v) => v[slot] = ScalarValue::try_from(&self.column.output)?,
             Values::Count => {}
         }
         Ok(())
@@ -164,20 +179,35 @@ impl Accumulator {
         Ok(cast_with_options(&array, &self.column.output, &CastOptions { safe: false, ..Default::default() })?)
     }
 
-    /// Puts back what [`Self::read`] and the counts gave, in slot order.
-    fn load(&mut self, values: &ArrayRef, counts: &Int64Array) -> Result<(), Error> {
-        self.counts = counts.values().to_vec();
+    /// Puts what [`Self::read`] and the counts gave into the slots beside it.
+    fn load(&mut self, values: &ArrayRef, counts: &Int64Array, slots: &[Slot]) -> Result<(), Error> {
+        let rows = || slots.iter().map(|slot| *slot as usize).enumerate();
+        for (row, slot) in rows() {
+            self.counts[slot] = counts.value(row);
+        }
         match &mut self.values {
             Values::Count => {}
-            Values::Decimal(v) => *v = values.as_primitive::<Decimal128Type>().values().to_vec(),
-            Values::Integer(v) => *v = values.as_primitive::<Int64Type>().values().to_vec(),
-            Values::Unsigned(v) => *v = values.as_primitive::<UInt64Type>().values().to_vec(),
-            Values::Float(v) => *v = values.as_primitive::<Float64Type>().values().to_vec(),
+            Values::Decimal(v) => put(v, values.as_primitive::<Decimal128Type>(), rows()),
+            Values::Integer(v) => put(v, values.as_primitive::<Int64Type>(), rows()),
+            Values::Unsigned(v) => put(v, values.as_primitive::<UInt64Type>(), rows()),
+            Values::Float(v) => put(v, values.as_primitive::<Float64Type>(), rows()),
             Values::Extreme(v) => {
-                *v = (0..values.len()).map(|row| ScalarValue::try_from_array(values, row)).collect::<Result<_, _>>()?;
+                for (row, slot) in rows() {
+                    v[slot] = ScalarValue::try_from_array(values, row)?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+fn put<T: ArrowPrimitiveType>(
+    into: &mut [T::Native],
+    values: &PrimitiveArray<T>,
+    rows: impl Iterator<Item = (usize, usize)>,
+) {
+    for (row, slot) in rows {
+        into[slot] = values.value(row);
     }
 }
 
@@ -193,6 +223,11 @@ pub(crate) struct Groups {
     members: HashMap<OwnedRow, Vec<Slot>>,
     rows: Vec<i64>,
     free: Vec<Slot>,
+    /// The slots whose groups changed since the last checkpoint, each once, and which they are.
+    changed: Vec<Slot>,
+    is_changed: Vec<bool>,
+    /// The groups that died since then.
+    dead: Vec<OwnedRow>,
     accumulators: Vec<Accumulator>,
     schema: SchemaRef,
     key_columns: usize,
@@ -214,6 +249,9 @@ impl Groups {
             members: HashMap::new(),
             rows: Vec::new(),
             free: Vec::new(),
+            changed: Vec::new(),
+            is_changed: Vec::new(),
+            dead: Vec::new(),
             accumulators: grouping
                 .aggregates
                 .iter()
@@ -252,6 +290,7 @@ impl Groups {
                     let slot = Slot::try_from(self.rows.len())
                         .map_err(|_| Error::Limit("a pipeline has more than 4,294,967,295 groups".to_owned()))?;
                     self.rows.push(0);
+                    self.is_changed.push(false);
                     self.by_slot.push(None);
                     self.accumulators.iter_mut().try_for_each(Accumulator::grow)?;
                     slot
@@ -312,8 +351,15 @@ impl Groups {
     pub(crate) fn update(&mut self, batch: &RecordBatch, slots: &[Slot], weight: i64) -> Result<(), Error> {
         for slot in slots {
             self.rows[*slot as usize] += weight;
+            self.note(*slot);
         }
         self.accumulators.iter_mut().try_for_each(|a| a.update(batch, slots, weight))
+    }
+
+    fn note(&mut self, slot: Slot) {
+        if !std::mem::replace(&mut self.is_changed[slot as usize], true) {
+            self.changed.push(slot);
+        }
     }
 
     /// Removes those of the slots that have no rows left.
@@ -339,7 +385,9 @@ impl Groups {
                     }
                 }
                 self.index.remove(&key);
+                self.dead.push(key);
                 self.free.push(*slot);
+                self.accumulators.iter_mut().try_for_each(|accumulator| accumulator.reset(*slot as usize))?;
             }
         }
         Ok(())
@@ -356,11 +404,34 @@ impl Groups {
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 
-    /// Everything as one batch: keys, number of rows, then values and counts of each aggregate.
-    pub(crate) fn save(&self) -> Result<RecordBatch, Error> {
-        let slots: Vec<Slot> =
-            (0..self.rows.len()).map(|i| i as Slot).filter(|i| self.by_slot[*i as usize].is_some()).collect();
-        let batch = self.read(&slots)?;
+    /// As one batch all groups, or those that changed since the last call: keys, number of rows, then values and counts
+    /// of each aggregate. A group that died has no rows.
+    pub(crate) fn save(&mut self, whole: bool) -> Result<RecordBatch, Error> {
+        let mut changed = std::mem::take(&mut self.changed);
+        for slot in &changed {
+            self.is_changed[*slot as usize] = false;
+        }
+        let dead = std::mem::take(&mut self.dead);
+        let slots: Vec<Slot> = if whole {
+            (0..self.rows.len()).map(|i| i as Slot).filter(|i| self.by_slot[*i as usize].is_some()).collect()
+        } else {
+            changed.retain(|i| self.by_slot[*i as usize].is_some());
+            changed
+        };
+        let live = self.saved(&slots)?;
+        let dead: Vec<&OwnedRow> = dead.iter().filter(|key| !whole && !self.index.contains_key(*key)).collect();
+        if dead.is_empty() {
+            return Ok(live);
+        }
+        let mut columns = self.keys.convert_rows(dead.iter().map(|key| key.row()))?;
+        columns.push(Arc::new(Int64Array::from(vec![0; dead.len()])));
+        let schema = live.schema();
+        columns.extend(schema.fields()[columns.len()..].iter().map(|f| new_null_array(f.data_type(), dead.len())));
+        Ok(concat_batches(&schema, [&RecordBatch::try_new(Arc::clone(&schema), columns)?, &live])?)
+    }
+
+    fn saved(&self, slots: &[Slot]) -> Result<RecordBatch, Error> {
+        let batch = self.read(slots)?;
         let mut fields: Vec<Arc<Field>> = batch.schema().fields()[..self.key_columns].to_vec();
         let mut columns = batch.columns()[..self.key_columns].to_vec();
         let mut add = |name: String, column: ArrayRef| {
@@ -378,22 +449,25 @@ impl Groups {
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)
     }
 
-    /// Puts back what [`Self::save`] gave into empty state.
-    pub(crate) fn load(&mut self, saved: &RecordBatch) -> Result<(), Error> {
-        let expected = self.key_columns + 1 + 2 * self.accumulators.len();
-        if saved.num_columns() != expected || !self.index.is_empty() {
-            return Err(Error::Internal("a saved state does not fit its pipeline".to_owned()));
+    /// Puts back what [`Self::save`] gave into empty state: everything, and then what changed, in order.
+    pub(crate) fn load(&mut self, saved: &[RecordBatch]) -> Result<(), Error> {
+        for saved in saved {
+            let expected = self.key_columns + 1 + 2 * self.accumulators.len();
+            if saved.num_columns() != expected {
+                return Err(Error::Internal("a saved state does not fit its pipeline".to_owned()));
+            }
+            let slots = self.locate(saved)?;
+            let counts = |column: usize| saved.column(column).as_primitive::<Int64Type>();
+            for (slot, rows) in slots.iter().zip(counts(self.key_columns).values()) {
+                self.rows[*slot as usize] = *rows;
+            }
+            for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
+                let at = self.key_columns + 1 + 2 * i;
+                accumulator.load(saved.column(at), counts(at + 1), &slots)?;
+            }
+            self.bury(&slots)?;
         }
-        self.locate(saved)?;
-        if self.index.len() != saved.num_rows() {
-            return Err(Error::Internal("a saved state has a group twice".to_owned()));
-        }
-        let counts = |column: usize| saved.column(column).as_primitive::<Int64Type>();
-        self.rows = counts(self.key_columns).values().to_vec();
-        for (i, accumulator) in self.accumulators.iter_mut().enumerate() {
-            let at = self.key_columns + 1 + 2 * i;
-            accumulator.load(saved.column(at), counts(at + 1))?;
-        }
+        self.dead.clear();
         Ok(())
     }
 }

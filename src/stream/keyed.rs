@@ -31,14 +31,15 @@ use super::{
         Optimize, Refusal, Relation, View, any_scan, cut_views, has_subqueries, is_linear, reads_streams, refuse,
         stand_in,
     },
+    kept::{Bytes, Change, Kept, Row, net},
     leaf::Cell,
     partition::{Proof, unaliased},
     pipeline::RowDelta,
     query::{Linear, Query, Views},
 };
 
-/// The most rows that a pipeline may keep: some hundred megabytes, and written with every checkpoint that changes them.
-const MAX_KEPT_ROWS: usize = 1_000_000;
+/// The most rows that a pipeline may keep: some 1.5 GB.
+const MAX_KEPT_ROWS: usize = 5_000_000;
 
 /// The most rows that may share a key: what follows takes some ten milliseconds over them.
 const MAX_ROWS_OF_A_KEY: u64 = 50_000;
@@ -291,11 +292,6 @@ fn is_exact(data_type: &DataType) -> bool {
     matches!(data_type, Boolean | Date32 | Decimal128(..) | Timestamp(..) | Utf8) || data_type.is_integer()
 }
 
-type Bytes = Box<[u8]>;
-
-/// Rows, and how often each is there.
-type Kept = BTreeMap<Bytes, u64>;
-
 /// A leaf at work.
 struct Source {
     input: Linear,
@@ -306,11 +302,10 @@ struct Source {
 }
 
 impl Source {
-    /// As arrays, each as often as it is there.
-    fn decode<'a>(&self, rows: impl Iterator<Item = &'a Bytes>) -> Result<Vec<ArrayRef>, Error> {
+    /// As arrays.
+    fn decode(&self, rows: &[&[u8]]) -> Result<Vec<ArrayRef>, Error> {
         let parser = self.converter.parser();
-        let rows: Vec<&Bytes> = rows.collect();
-        Ok(self.converter.convert_rows(rows.into_iter().map(|row| parser.parse(row)))?)
+        Ok(self.converter.convert_rows(rows.iter().map(|row| parser.parse(row)))?)
     }
 }
 
@@ -321,10 +316,7 @@ pub(super) struct Keyed {
     views: Views,
     key_names: Vec<String>,
     keys: RowConverter,
-    /// By key, the rows of each leaf.
-    rows: BTreeMap<Bytes, Vec<Kept>>,
-    /// How many different rows there are.
-    kept: usize,
+    kept: Kept,
 }
 
 impl Keyed {
@@ -348,8 +340,7 @@ impl Keyed {
             views: Views::new(context, parts.views, parts.small).await?,
             key_names: parts.key_names,
             keys,
-            rows: BTreeMap::new(),
-            kept: 0,
+            kept: Kept::default(),
         })
     }
 
@@ -360,27 +351,24 @@ impl Keyed {
         deltas: &BTreeMap<String, RowDelta>,
         small: &BTreeMap<String, RecordBatch>,
     ) -> Result<(RecordBatch, RecordBatch), Error> {
-        let mut changes: Vec<BTreeMap<(Bytes, Bytes), i64>> = Vec::with_capacity(self.sources.len());
-        for source in &self.sources {
-            let mut net = BTreeMap::new();
+        let mut changes = Vec::new();
+        for (leaf, source) in (0..).zip(&self.sources) {
             let removed = source.input.of(cells, deltas, |delta| &delta.removed).await?;
             let added = source.input.of(cells, deltas, |delta| &delta.added).await?;
             for (batch, weight) in [(removed, -1), (added, 1)] {
-                for row in self.encode(source, batch.columns())? {
-                    *net.entry(row).or_insert(0) += weight;
-                }
+                let rows = self.encode(source, batch.columns())?;
+                changes.extend(rows.into_iter().map(|(key, row)| Change { key, leaf, row, weight }));
             }
-            net.retain(|_, weight| *weight != 0);
-            changes.push(net);
         }
+        let changes = net(changes);
         let shown = self.views.look(cells, small).await?;
-        let touched: BTreeSet<Bytes> = changes.iter().flat_map(BTreeMap::keys).map(|(key, _)| key.clone()).collect();
-        let touched = if self.views.have_shown(&shown) { Some(touched) } else { None };
-        let before = self.answer(touched.as_ref()).await?;
-        self.change(changes)?;
-        self.check_limits(touched.as_ref())?;
+        let touched: Vec<Bytes> = changes.chunk_by(|a, b| a.key == b.key).map(|of_key| of_key[0].key.clone()).collect();
+        let touched = if self.views.have_shown(&shown) { Some(&*touched) } else { None };
+        let before = self.answer(touched).await?;
+        self.kept.change(changes)?;
+        self.check_limits(touched)?;
         self.views.show(shown);
-        let after = self.answer(touched.as_ref()).await?;
+        let after = self.answer(touched).await?;
         Ok((before, after))
     }
 
@@ -391,43 +379,18 @@ impl Keyed {
         Ok(keys.iter().zip(rows.iter()).map(|(key, row)| (key.data().into(), row.data().into())).collect())
     }
 
-    /// Adds rows, and takes rows back.
-    fn change(&mut self, changes: Vec<BTreeMap<(Bytes, Bytes), i64>>) -> Result<(), Error> {
-        for (leaf, net) in changes.into_iter().enumerate() {
-            for ((key, row), weight) in net {
-                let leaves = self.sources.len();
-                let of_key = self.rows.entry(key.clone()).or_insert_with(|| vec![Kept::new(); leaves]);
-                let times = of_key[leaf].get(&row).copied().unwrap_or(0);
-                let left = times
-                    .checked_add_signed(weight)
-                    .ok_or_else(|| Error::Internal("a row was taken back that was not kept".to_owned()))?;
-                if left == 0 {
-                    of_key[leaf].remove(&row);
-                } else {
-                    of_key[leaf].insert(row, left);
-                }
-                self.kept = self.kept + usize::from(times == 0) - usize::from(left == 0);
-                if of_key.iter().all(Kept::is_empty) {
-                    self.rows.remove(&key);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn check_limits(&self, touched: Option<&BTreeSet<Bytes>>) -> Result<(), Error> {
+    fn check_limits(&self, touched: Option<&[Bytes]>) -> Result<(), Error> {
         let by = self.key_names.join(", ");
-        if self.kept > MAX_KEPT_ROWS {
+        if self.kept.rows() > MAX_KEPT_ROWS {
             return Err(Error::Limit(format!(
                 "the query keeps {} rows, and at most {MAX_KEPT_ROWS} can be: filter them, select fewer columns before a \
                  DISTINCT, or aggregate with sum and count, which keep groups instead of rows",
-                self.kept
+                self.kept.rows()
             )));
         }
-        let count = |leaves: &Vec<Kept>| leaves.iter().flat_map(Kept::values).sum::<u64>();
         let most = match touched {
-            Some(touched) => touched.iter().filter_map(|key| self.rows.get(key)).map(count).max(),
-            None => self.rows.values().map(count).max(),
+            Some(touched) => touched.iter().map(|key| self.kept.of(key).map(|row| row.times).sum::<u64>()).max(),
+            None => self.kept.by_key().map(|rows| rows.map(|row| row.times).sum::<u64>()).max(),
         };
         let most = most.unwrap_or(0);
         if most > MAX_ROWS_OF_A_KEY {
@@ -440,35 +403,49 @@ impl Keyed {
     }
 
     /// The answer for some keys, or for all.
-    async fn answer(&self, touched: Option<&BTreeSet<Bytes>>) -> Result<RecordBatch, Error> {
-        let of_keys: Vec<&Vec<Kept>> = match touched {
-            Some(touched) => touched.iter().filter_map(|key| self.rows.get(key)).collect(),
-            None => self.rows.values().collect(),
+    async fn answer<'a>(&'a self, touched: Option<&[Bytes]>) -> Result<RecordBatch, Error> {
+        let mut rows: Vec<Vec<&'a [u8]>> = vec![Vec::new(); self.sources.len()];
+        let mut add = |row: Row<'a>| {
+            let times = usize::try_from(row.times).unwrap_or(usize::MAX);
+            rows[usize::from(row.leaf)].extend(std::iter::repeat_n(row.bytes, times));
         };
-        if of_keys.is_empty() {
+        match touched {
+            Some(touched) => touched.iter().flat_map(|key| self.kept.of(key)).for_each(&mut add),
+            None => self.kept.by_key().flatten().for_each(&mut add),
+        }
+        if rows.iter().all(Vec::is_empty) {
             return Ok(RecordBatch::new_empty(self.suffix.plan.schema()));
         }
-        for (leaf, source) in self.sources.iter().enumerate() {
-            let rows = of_keys.iter().flat_map(|leaves| &leaves[leaf]);
-            let repeated = rows.flat_map(|(row, times)| (0..*times).map(move |_| row));
-            let columns = source.decode(repeated)?;
+        for (source, rows) in self.sources.iter().zip(&rows) {
+            let columns = source.decode(rows)?;
             source.rows.set(vec![RecordBatch::try_new(Arc::clone(&source.schema), columns)?]);
         }
         self.suffix.run().await
     }
 
-    /// All rows as one batch: the leaf, how often, and the columns of each leaf, null in the rows of the others.
-    pub(super) fn save(&self) -> Result<RecordBatch, Error> {
+    /// All rows as one batch, or those that came and went since the last call: the leaf, how often, and the columns of
+    /// each leaf, null in the rows of the others.
+    pub(super) fn save(&mut self, whole: bool) -> Result<RecordBatch, Error> {
+        let unsaved = self.kept.take_unsaved();
+        let mut rows: Vec<Vec<(&[u8], i64)>> = vec![Vec::new(); self.sources.len()];
+        if whole {
+            for row in self.kept.by_key().flatten() {
+                rows[usize::from(row.leaf)].push((row.bytes, row.times.cast_signed()));
+            }
+        } else {
+            for Change { leaf, row, weight, .. } in &unsaved {
+                rows[usize::from(*leaf)].push((row, *weight));
+            }
+        }
         let schema = self.saved_schema();
         let mut batches = Vec::with_capacity(self.sources.len());
         let mut first = 2;
-        for (leaf, source) in self.sources.iter().enumerate() {
-            let rows = || self.rows.values().flat_map(|leaves| &leaves[leaf]);
-            let times = Int64Array::from_iter_values(rows().map(|(_, times)| times.cast_signed()));
-            let own = source.decode(rows().map(|(row, _)| row))?;
+        for (leaf, (source, rows)) in (0..).zip(self.sources.iter().zip(&rows)) {
+            let times = Int64Array::from_iter_values(rows.iter().map(|(_, times)| *times));
+            let own = source.decode(&rows.iter().map(|(row, _)| *row).collect::<Vec<_>>())?;
             let mut columns: Vec<ArrayRef> =
                 schema.fields().iter().map(|field| new_null_array(field.data_type(), times.len())).collect();
-            columns[0] = Arc::new(Int64Array::from(vec![i64::try_from(leaf).unwrap_or(i64::MAX); times.len()]));
+            columns[0] = Arc::new(Int64Array::from(vec![leaf; times.len()]));
             columns[1] = Arc::new(times);
             let width = own.len();
             columns.splice(first..first + width, own);
@@ -488,13 +465,24 @@ impl Keyed {
         Arc::new(Schema::new(fields))
     }
 
-    /// Puts back what [`Self::save`] gave into empty state.
+    /// Puts back what [`Self::save`] gave into empty state: everything, and then what came and went, in order.
     pub(super) async fn load(
         &mut self,
-        saved: &RecordBatch,
+        saved: &[RecordBatch],
         cells: &BTreeMap<String, Cell>,
         small: &BTreeMap<String, RecordBatch>,
     ) -> Result<(), Error> {
+        for saved in saved {
+            let changes = self.saved_changes(saved)?;
+            self.kept.change(changes)?;
+        }
+        self.kept.take_unsaved();
+        let shown = self.views.look(cells, small).await?;
+        self.views.show(shown);
+        Ok(())
+    }
+
+    fn saved_changes(&self, saved: &RecordBatch) -> Result<Vec<Change>, Error> {
         let schema = self.saved_schema();
         let fits = saved.num_columns() == schema.fields().len()
             && saved
@@ -502,28 +490,22 @@ impl Keyed {
                 .iter()
                 .zip(schema.fields())
                 .all(|(column, field)| column.data_type() == field.data_type());
-        if !fits || !self.rows.is_empty() {
+        if !fits {
             return Err(Error::Internal("a saved state does not fit its pipeline".to_owned()));
         }
         let leaves = saved.column(0).as_primitive::<Int64Type>();
-        let mut changes = Vec::with_capacity(self.sources.len());
+        let mut changes = Vec::with_capacity(saved.num_rows());
         let mut first = 2;
-        for (leaf, source) in self.sources.iter().enumerate() {
-            let is_own: BooleanArray = leaves
-                .iter()
-                .map(|saved| Some(saved.and_then(|saved| usize::try_from(saved).ok()) == Some(leaf)))
-                .collect();
+        for (leaf, source) in (0_u16..).zip(&self.sources) {
+            let is_own: BooleanArray = leaves.iter().map(|saved| Some(saved == Some(i64::from(leaf)))).collect();
             let own = filter_record_batch(saved, &is_own)?;
             let width = source.schema.fields().len();
             let rows = self.encode(source, &own.columns()[first..first + width])?;
             let times = own.column(1).as_primitive::<Int64Type>().values().iter().copied();
-            changes.push(rows.into_iter().zip(times).collect());
+            changes.extend(rows.into_iter().zip(times).map(|((key, row), weight)| Change { key, leaf, row, weight }));
             first += width;
         }
-        self.change(changes)?;
-        let shown = self.views.look(cells, small).await?;
-        self.views.show(shown);
-        Ok(())
+        Ok(net(changes))
     }
 
     /// The columns by which rows are kept.
@@ -533,12 +515,12 @@ impl Keyed {
 
     /// How many keys there are.
     pub(super) fn keys(&self) -> usize {
-        self.rows.len()
+        self.kept.keys()
     }
 
     /// How many different rows there are.
     pub(super) fn kept(&self) -> usize {
-        self.kept
+        self.kept.rows()
     }
 
     /// For people.

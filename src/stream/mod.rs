@@ -16,6 +16,7 @@ pub mod file;
 mod gate;
 pub mod graph;
 mod groups;
+mod kept;
 mod keyed;
 mod leaf;
 pub mod maintained;

@@ -84,13 +84,17 @@ pub struct Pipeline {
     windows: Vec<String>,
     /// Whether the state is as it was saved.
     saved: bool,
+    /// Whether it was saved before, or loaded.
+    based: bool,
 }
 
 /// A pipeline's state as a checkpoint keeps it.
 #[derive(Clone, Debug, Default)]
 pub struct Saved {
-    /// Of its class, if that has any.
-    pub state: Option<RecordBatch>,
+    /// Of its class, if that has any: everything, and then what changed, in order.
+    pub state: Vec<RecordBatch>,
+    /// Whether `state` begins with everything, and not with what changed since [`Pipeline::save`] was last called.
+    pub whole: bool,
     /// The rows that it holds: those of open windows where it emits on close, those of the last answer where it runs on a
     /// schedule.
     pub held: Option<RecordBatch>,
@@ -190,7 +194,7 @@ impl Pipeline {
             })?
         };
         cells.retain(|name, _| streams.contains(name));
-        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, gate, windows, saved: false })
+        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, gate, windows, saved: false, based: false })
     }
 
     /// The table it writes.
@@ -305,18 +309,24 @@ impl Pipeline {
         difference(&before, &after, &self.key, self.name())
     }
 
-    /// The state, as far as there is any.
+    /// The state, as far as there is any: everything where it is `whole` or never was saved, else what changed since it
+    /// was last saved.
     ///
     /// # Errors
     /// When it cannot be written as Arrow: a bug.
-    pub fn save(&self) -> Result<Saved, Error> {
-        let state = match &self.runtime {
-            Runtime::Stateless(_) => None,
-            Runtime::Aggregate(aggregate) => Some(aggregate.groups.save()?),
-            Runtime::Keyed(keyed) => Some(keyed.save()?),
-            Runtime::Snapshot(snapshot) => return Ok(Saved { state: None, held: snapshot.save()? }),
-        };
-        Ok(Saved { state, held: self.gate.as_ref().map(Gate::save).transpose()? })
+    pub fn save(&mut self, whole: bool) -> Result<Saved, Error> {
+        let whole = whole || !self.based;
+        let (mut state, mut held) = (Vec::new(), None);
+        match &mut self.runtime {
+            Runtime::Stateless(_) => {}
+            Runtime::Aggregate(aggregate) => state.push(aggregate.groups.save(whole)?),
+            Runtime::Keyed(keyed) => state.push(keyed.save(whole)?),
+            Runtime::Snapshot(snapshot) => held = snapshot.save()?,
+        }
+        if let Some(gate) = &self.gate {
+            held = Some(gate.save()?);
+        }
+        Ok(Saved { state, whole, held })
     }
 
     /// Whether the state is still what [`Self::mark_saved`] was told of.
@@ -328,6 +338,7 @@ impl Pipeline {
     /// What [`Self::save`] gave is kept, or what [`Self::load`] took.
     pub fn mark_saved(&mut self) {
         self.saved = true;
+        self.based = true;
     }
 
     /// Puts back a saved state into a freshly planned pipeline of the same fingerprint. `end` is that of the epoch after
@@ -342,10 +353,10 @@ impl Pipeline {
         if let (Runtime::Snapshot(snapshot), Some(held)) = (&mut self.runtime, &saved.held) {
             snapshot.load(held)?;
         }
-        match (&mut self.runtime, &saved.state) {
-            (Runtime::Stateless(_) | Runtime::Snapshot(_), _) | (_, None) => Ok(()),
-            (Runtime::Aggregate(aggregate), Some(state)) => aggregate.load(state, &self.cells, &end.small).await,
-            (Runtime::Keyed(keyed), Some(state)) => keyed.load(state, &self.cells, &end.small).await,
+        match &mut self.runtime {
+            Runtime::Aggregate(aggregate) if saved.whole => aggregate.load(&saved.state, &self.cells, &end.small).await,
+            Runtime::Keyed(keyed) if saved.whole => keyed.load(&saved.state, &self.cells, &end.small).await,
+            _ => Ok(()),
         }
     }
 

@@ -42,6 +42,7 @@ async fn follow_beside(queries: &[Query], seed: u64, arrival: Arrival, beside: b
     let mut closing: BTreeMap<String, Closing> = BTreeMap::new();
     let mut scheduled: BTreeMap<String, Scheduled> = BTreeMap::new();
     let mut relations = Relations::default();
+    let mut checkpoint = Checkpoint::default();
     for (epoch, facts) in arrival.epochs(seed).into_iter().enumerate() {
         let mut deltas = relations.apply(&facts);
         let (tables, end) = (relations.tables(), relations.end(LATENESS_DAYS));
@@ -80,23 +81,44 @@ async fn follow_beside(queries: &[Query], seed: u64, arrival: Arrival, beside: b
                 deltas.insert(name, delta);
             }
         }
+        checkpoint.take(&mut pipelines, epoch % 4 == 0);
         if arrival.restores(epoch) {
-            pipelines = restored(queries, &pipelines, &end).await;
+            pipelines = checkpoint.restored(queries, &pipelines, &end).await;
         }
     }
     answers
 }
 
-/// Freshly planned pipelines with the state of the given ones, by way of what a checkpoint holds.
-async fn restored(queries: &[Query], pipelines: &[Pipeline], end: &EpochEnd) -> Vec<Pipeline> {
-    let mut fresh = plan(queries).await.pipelines;
-    for (new, old) in fresh.iter_mut().zip(pipelines) {
-        assert_eq!((new.name(), new.fingerprint()), (old.name(), old.fingerprint()));
-        let Saved { state, held } = old.save().unwrap();
-        let [state, held] = [state, held].map(|rows| rows.as_ref().map(answers::by_way_of_bytes));
-        new.load(&Saved { state, held }, end).await.unwrap();
+/// What checkpoints hold of pipelines: of each everything as of some epoch, and what changed since.
+#[derive(Default)]
+struct Checkpoint(BTreeMap<String, Saved>);
+
+impl Checkpoint {
+    fn take(&mut self, pipelines: &mut [Pipeline], whole: bool) {
+        for pipeline in pipelines.iter_mut().filter(|pipeline| !pipeline.is_saved()) {
+            let Saved { state, whole, held } = pipeline.save(whole).unwrap();
+            pipeline.mark_saved();
+            let saved = self.0.entry(pipeline.name().to_owned()).or_default();
+            if whole {
+                saved.state.clear();
+            }
+            saved.whole |= whole;
+            saved.state.extend(state.iter().map(answers::by_way_of_bytes));
+            saved.held = held.as_ref().map(answers::by_way_of_bytes);
+        }
     }
-    fresh
+
+    /// Freshly planned pipelines with the state that the given ones had.
+    async fn restored(&self, queries: &[Query], pipelines: &[Pipeline], end: &EpochEnd) -> Vec<Pipeline> {
+        let mut fresh = plan(queries).await.pipelines;
+        for (new, old) in fresh.iter_mut().zip(pipelines) {
+            assert_eq!((new.name(), new.fingerprint()), (old.name(), old.fingerprint()));
+            let saved = self.0.get(old.name()).cloned().unwrap_or_default();
+            new.load(&saved, end).await.unwrap();
+            new.mark_saved();
+        }
+        fresh
+    }
 }
 
 /// How long late facts are waited for before a window closes.

@@ -430,9 +430,9 @@ async fn compare(files: Vec<PipelineFile>, seed: u64, restarts: bool) {
         }
         if restarts && epoch % 7 == 6 {
             let mut fresh = plan(files.clone()).await;
-            for (new, old) in fresh.iter_mut().zip(&pipelines) {
+            for (new, old) in fresh.iter_mut().zip(&mut pipelines) {
                 assert_eq!(new.fingerprint(), old.fingerprint());
-                new.load(&old.save().unwrap(), &end).await.unwrap();
+                new.load(&old.save(true).unwrap(), &end).await.unwrap();
             }
             pipelines = fresh;
         }

@@ -48,11 +48,11 @@ async fn too_many_rows_of_all_keys_stop_the_pipeline_and_it_says_what_to_do() {
     let counts = file("counts", "upsert", "customer_id", "customer_id n", COUNTS_INVOICES).unwrap();
     let mut pipelines = plan(vec![counts]).await;
     let event = World::new(1).bill();
-    for customer in 0..20 {
+    for customer in 0..100 {
         assert_eq!(advance(&mut pipelines[0], &invoices(&event, customer, 0..50_000)).await, None);
     }
-    let said = advance(&mut pipelines[0], &invoices(&event, 20, 0..1)).await.unwrap();
-    assert!(said.contains("keeps 1000001 rows, and at most 1000000 can be"), "{said}");
+    let said = advance(&mut pipelines[0], &invoices(&event, 100, 0..1)).await.unwrap();
+    assert!(said.contains("keeps 5000001 rows, and at most 5000000 can be"), "{said}");
     assert!(said.contains("keep groups instead of rows"), "{said}");
 }
 

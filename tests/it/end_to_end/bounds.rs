@@ -164,7 +164,7 @@ fn the_ledgers_state_is_of_its_subscriptions_and_their_payments_and_not_of_their
             }
         }
         begun = until;
-        let bytes: usize = (0..=u8::MAX).map(|bucket| ledger.encode_bucket(bucket).unwrap().len()).sum();
+        let bytes: usize = (0..=u8::MAX).map(|bucket| ledger.encode_bucket(bucket, true).unwrap().len()).sum();
         let most = SUBSCRIPTION_BYTES * subscriptions.len() + INVOICE_BYTES * invoices.len();
         let share = bytes as f64 / most as f64;
         println!(

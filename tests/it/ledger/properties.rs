@@ -1,7 +1,7 @@
 //! Properties of random histories: several subscriptions and items, trials, pauses, coupons, currencies, tariffs known
 //! late, customers deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use tributary::{
@@ -286,15 +286,19 @@ fn profile(number: u8) -> Rules {
 
 fn run(rules: &Rules, events: &[Event], cuts: &[u8]) -> Book {
     let mut book = Book::new(rules.clone());
+    batches(events, cuts).for_each(|batch| book.apply(batch));
+    book
+}
+
+fn batches<'a>(events: &'a [Event], cuts: &[u8]) -> impl Iterator<Item = &'a [Event]> {
     let mut rest = events;
     let mut cuts = cuts.iter().cycle();
-    while !rest.is_empty() {
-        let size = cuts.next().map_or(rest.len(), |cut| usize::from(*cut).clamp(1, rest.len()));
+    std::iter::from_fn(move || {
+        let size = cuts.next().map_or(rest.len(), |cut| usize::from(*cut).max(1)).min(rest.len());
         let (batch, others) = rest.split_at(size);
-        book.apply(batch);
         rest = others;
-    }
-    book
+        (!batch.is_empty()).then_some(batch)
+    })
 }
 
 /// Every opening and closing meets, and the movements say what the entries say, in each currency of each customer.
@@ -480,11 +484,20 @@ proptest! {
         let events = write(&history, true);
         let (first, second) = events.split_at((events.len() as f64 * stop) as usize);
         let mut never = run(&rules, first, &cuts);
-        let mut stopped = run(&rules, first, &cuts);
-        stopped.ledger = restored(&stopped.ledger);
-        for batch in second.chunks(4) {
+        let mut stopped = Book::new(rules.clone());
+        let mut pieces = Pieces::default();
+        for batch in batches(first, &cuts) {
+            stopped.apply(batch);
+            pieces.take(&mut stopped.ledger);
+        }
+        stopped.ledger = pieces.restored(&rules);
+        for (i, batch) in second.chunks(4).enumerate() {
             never.apply(batch);
             stopped.apply(batch);
+            pieces.take(&mut stopped.ledger);
+            if i % 2 == 0 {
+                stopped.ledger = pieces.restored(&rules);
+            }
         }
         prop_assert_eq!(&never.entries, &stopped.entries);
         prop_assert_eq!(&never.movements, &stopped.movements);
@@ -506,14 +519,30 @@ fn over(customer: &str) -> Event {
     event(&format!("evt_{customer}"), "subscription_schedule.canceled", 0, object)
 }
 
-/// Written out and read in again, the changed pieces only.
-fn restored(ledger: &Ledger) -> Ledger {
-    let mut restored = Ledger::new(ledger.rules().clone());
-    for bucket in ledger.dirty_buckets() {
-        restored.restore_bucket(bucket, &ledger.encode_bucket(bucket).unwrap()).unwrap();
+/// What checkpoints wrote of a ledger: each bucket once as a whole, and then what changed.
+#[derive(Default)]
+struct Pieces {
+    begun: BTreeSet<u8>,
+    buckets: Vec<(u8, Vec<u8>)>,
+    catalogue: Option<Vec<u8>>,
+}
+
+impl Pieces {
+    fn take(&mut self, ledger: &mut Ledger) {
+        for bucket in ledger.dirty_buckets() {
+            let whole = self.begun.insert(bucket);
+            self.buckets.push((bucket, ledger.encode_bucket(bucket, whole).unwrap()));
+        }
+        self.catalogue = Some(ledger.encode_catalogue().unwrap());
+        ledger.clear_dirty();
     }
-    restored.restore_catalogue(&ledger.encode_catalogue().unwrap()).unwrap();
-    restored
+
+    fn restored(&self, rules: &Rules) -> Ledger {
+        let mut ledger = Ledger::new(rules.clone());
+        self.catalogue.iter().for_each(|bytes| ledger.restore_catalogue(bytes).unwrap());
+        self.buckets.iter().for_each(|(bucket, bytes)| ledger.restore_bucket(*bucket, bytes).unwrap());
+        ledger
+    }
 }
 
 #[test]
