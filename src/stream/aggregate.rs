@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
+use arrow::{array::RecordBatch, compute::concat_batches};
 use datafusion::execution::context::SessionContext;
 
 use super::{
     Error,
     class::Grouping,
     groups::Groups,
+    kept::Bytes,
     leaf::Cell,
     pipeline::{MAX_GROUPS_OF_A_PARTITION, RowDelta},
     query::{Linear, Query, Views},
+    remembered::Remembered,
 };
 
 pub(super) struct Aggregate {
@@ -22,18 +24,24 @@ pub(super) struct Aggregate {
     pub(super) groups: Groups,
     /// The answer, where it is computed as a whole.
     last: Option<RecordBatch>,
+    /// Of partitions, where it is not.
+    remembered: Remembered,
 }
 
 impl Aggregate {
     pub(super) async fn new(context: &SessionContext, mut grouping: Grouping) -> Result<Self, Error> {
         let (views, small) = (std::mem::take(&mut grouping.views), std::mem::take(&mut grouping.small));
+        let suffix = Query::new(context, &grouping.suffix).await?;
+        let types = grouping.partition.iter().map(|i| grouping.input.schema().field(*i).data_type().clone());
+        let remembered = Remembered::new(suffix.plan.schema(), grouping.shown.take(), types)?;
         Ok(Self {
             input: Linear::new(context, &grouping.input).await?,
-            suffix: Query::new(context, &grouping.suffix).await?,
+            suffix,
             views: Views::new(context, views, small).await?,
             groups: Groups::new(&grouping)?,
             grouping,
             last: None,
+            remembered,
         })
     }
 
@@ -56,15 +64,21 @@ impl Aggregate {
 
         let removed_slots = self.groups.locate(&removed)?;
         let added_slots = self.groups.locate(&added)?;
+        let by_parts = !self.grouping.partition.is_empty();
+        let parts = if by_parts { self.groups.partitions([&removed, &added])? } else { Vec::new() };
+        let touched = (!all).then_some(&*parts);
         let before = match self.last.take() {
             Some(rows) => rows,
-            None => self.answer(all, &removed, &added).await?,
+            None => {
+                let (known, unknown) = self.remembered.recall(touched)?;
+                concat_batches(&known.schema(), [&known, &self.answer(unknown.as_deref()).await?])?
+            }
         };
         self.groups.update(&added, &added_slots, 1)?;
         self.groups.update(&removed, &removed_slots, -1)?;
         self.groups.bury(&added_slots)?;
         self.groups.bury(&removed_slots)?;
-        let together = self.groups.largest_partition(&added)?;
+        let together = if by_parts { self.groups.largest(&parts) } else { self.groups.len() };
         if together > MAX_GROUPS_OF_A_PARTITION {
             return Err(Error::Limit(format!(
                 "what follows the GROUP BY needs {together} groups at once: at most {MAX_GROUPS_OF_A_PARTITION} are \
@@ -72,16 +86,17 @@ impl Aggregate {
             )));
         }
         self.views.show(shown);
-        let after = self.answer(all, &removed, &added).await?;
-        if self.grouping.partition.is_empty() {
+        let after = self.answer(touched).await?;
+        self.remembered.remember(touched, &after)?;
+        if !by_parts {
             self.last = Some(after.clone());
         }
         Ok((before, after))
     }
 
-    /// The suffix over all groups, or over the partitions that hold the given input rows.
-    async fn answer(&self, all: bool, removed: &RecordBatch, added: &RecordBatch) -> Result<RecordBatch, Error> {
-        let slots = if all { self.groups.all() } else { self.groups.affected(&[removed, added])? };
+    /// The suffix over all groups, or over those of some partitions.
+    async fn answer(&self, partitions: Option<&[Bytes]>) -> Result<RecordBatch, Error> {
+        let slots = partitions.map_or_else(|| self.groups.all(), |partitions| self.groups.members(partitions));
         let rows = self.groups.read(&slots)?;
         if rows.num_rows() == 0 {
             return Ok(RecordBatch::new_empty(self.suffix.plan.schema()));
@@ -100,8 +115,7 @@ impl Aggregate {
         let shown = self.views.look(cells, small).await?;
         self.views.show(shown);
         if self.grouping.partition.is_empty() {
-            let nothing = self.input.nothing();
-            self.last = Some(self.answer(true, &nothing, &nothing).await?);
+            self.last = Some(self.answer(None).await?);
         }
         Ok(())
     }

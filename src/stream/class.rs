@@ -108,6 +108,8 @@ pub(crate) struct Grouping {
     /// The key columns by which the suffix can be computed for some groups without the others; empty when it needs
     /// all of them.
     pub(crate) partition: Vec<usize>,
+    /// The columns of the answer that these are, if all are there.
+    pub(crate) shown: Option<Vec<usize>>,
     /// The names of the key columns, for people.
     pub(crate) key_names: Vec<String>,
     /// Small relations that the suffix reads.
@@ -268,9 +270,9 @@ fn cut(
     small.dedup();
     let mut views = Vec::new();
     let suffix = cut_views(suffix, relations, &mut views)?;
-    let partition = partition_keys(&suffix, keys);
+    let (partition, shown) = partition_keys(&suffix, keys);
     let key_names = (0..keys).map(|i| aggregate.schema.field(i).name().clone()).collect();
-    Ok(Grouping { input, keys, aggregates, schema, suffix, groups, partition, key_names, small, views })
+    Ok(Grouping { input, keys, aggregates, schema, suffix, groups, partition, shown, key_names, small, views })
 }
 
 /// A scan of a cell's rows, `<letter>0`, `<letter>1` …, under the names of `original`.

@@ -4,7 +4,7 @@
 //! many rows have left as came. `min` and `max` take no row back and are accepted over append-only inputs only.
 //! Reading a group does not disturb it, and an epoch costs what it touches, whatever the number of groups.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{
@@ -13,13 +13,14 @@ use arrow::{
     },
     compute::{CastOptions, cast_with_options, concat_batches},
     datatypes::{DataType, Decimal128Type, Field, Float64Type, Int64Type, Schema, SchemaRef, UInt64Type},
-    row::{OwnedRow, RowConverter, SortField},
+    row::{RowConverter, SortField},
 };
-use datafusion::common::ScalarValue;
+use datafusion::common::{HashMap, ScalarValue};
 
 use super::{
     Error,
     class::{AggregateColumn, AggregateKind, Grouping},
+    kept::Bytes,
 };
 
 /// A group's place in the state.
@@ -218,16 +219,16 @@ pub(crate) struct Groups {
     /// The part of the key by which the suffix is recomputed.
     partition: RowConverter,
     partition_columns: Vec<usize>,
-    index: HashMap<OwnedRow, Slot>,
-    by_slot: Vec<Option<OwnedRow>>,
-    members: HashMap<OwnedRow, Vec<Slot>>,
+    index: HashMap<Bytes, Slot>,
+    by_slot: Vec<Option<Bytes>>,
+    members: HashMap<Bytes, Vec<Slot>>,
     rows: Vec<i64>,
     free: Vec<Slot>,
     /// The slots whose groups changed since the last checkpoint, each once, and which they are.
     changed: Vec<Slot>,
     is_changed: Vec<bool>,
     /// The groups that died since then.
-    dead: Vec<OwnedRow>,
+    dead: Vec<Bytes>,
     accumulators: Vec<Accumulator>,
     schema: SchemaRef,
     key_columns: usize,
@@ -279,8 +280,8 @@ impl Groups {
             (!partition_arrays.is_empty()).then(|| self.partition.convert_columns(&partition_arrays)).transpose()?;
         let mut slots = Vec::with_capacity(batch.num_rows());
         for row in 0..batch.num_rows() {
-            let key = keys.row(row).owned();
-            if let Some(slot) = self.index.get(&key) {
+            let key = keys.row(row).data();
+            if let Some(slot) = self.index.get(key) {
                 slots.push(*slot);
                 continue;
             }
@@ -296,10 +297,10 @@ impl Groups {
                     slot
                 }
             };
-            self.by_slot[slot as usize] = Some(key.clone());
-            self.index.insert(key, slot);
+            self.by_slot[slot as usize] = Some(key.into());
+            self.index.insert(key.into(), slot);
             if let Some(partitions) = &partitions {
-                self.members.entry(partitions.row(row).owned()).or_default().push(slot);
+                self.members.entry(partitions.row(row).data().into()).or_default().push(slot);
             }
             slots.push(slot);
         }
@@ -316,35 +317,28 @@ impl Groups {
         slots
     }
 
-    /// The most groups in one of the partitions that hold the given input rows.
-    pub(crate) fn largest_partition(&self, batch: &RecordBatch) -> Result<usize, Error> {
-        if self.partition_columns.is_empty() {
-            return Ok(self.len());
-        }
-        let columns: Vec<ArrayRef> = self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
-        let partitions = self.partition.convert_columns(&columns)?;
-        let sizes = partitions.iter().filter_map(|row| self.members.get(&row.owned())).map(Vec::len);
-        Ok(sizes.max().unwrap_or_default())
-    }
-
-    /// All slots that the suffix must see again when the given input rows have changed: those of the partitions
-    /// touched.
-    pub(crate) fn affected(&self, batches: &[&RecordBatch]) -> Result<Vec<Slot>, Error> {
-        let mut seen = std::collections::HashSet::new();
-        let mut slots = Vec::new();
+    /// The partitions that hold the given input rows, in order.
+    pub(crate) fn partitions(&self, batches: [&RecordBatch; 2]) -> Result<Vec<Bytes>, Error> {
+        let mut partitions = Vec::new();
         for batch in batches {
             let columns: Vec<ArrayRef> = self.partition_columns.iter().map(|i| Arc::clone(batch.column(*i))).collect();
-            let partitions = self.partition.convert_columns(&columns)?;
-            for row in 0..batch.num_rows() {
-                let partition = partitions.row(row).owned();
-                if let Some(members) = self.members.get(&partition)
-                    && seen.insert(partition)
-                {
-                    slots.extend_from_slice(members);
-                }
-            }
+            let rows = self.partition.convert_columns(&columns)?;
+            partitions.extend((0..batch.num_rows()).map(|row| Bytes::from(rows.row(row).data())));
         }
-        Ok(self.in_order(slots))
+        partitions.sort_unstable();
+        partitions.dedup();
+        Ok(partitions)
+    }
+
+    /// The most groups in one of some partitions.
+    pub(crate) fn largest(&self, partitions: &[Bytes]) -> usize {
+        partitions.iter().filter_map(|partition| self.members.get(partition)).map(Vec::len).max().unwrap_or_default()
+    }
+
+    /// The slots of all groups of some partitions.
+    pub(crate) fn members(&self, partitions: &[Bytes]) -> Vec<Slot> {
+        let members = partitions.iter().filter_map(|partition| self.members.get(partition));
+        self.in_order(members.flatten().copied().collect())
     }
 
     /// Adds rows (weight 1) or takes them back (weight −1).
@@ -373,14 +367,15 @@ impl Groups {
         for slot in &dead {
             if let Some(key) = self.by_slot[*slot as usize].take() {
                 if !self.partition_columns.is_empty() {
-                    let columns = self.keys.convert_rows([key.row()])?;
+                    let columns = self.keys.convert_rows([self.keys.parser().parse(&key)])?;
                     let columns: Vec<ArrayRef> =
                         self.partition_columns.iter().map(|i| Arc::clone(&columns[*i])).collect();
-                    let partition = self.partition.convert_columns(&columns)?.row(0).owned();
-                    if let Some(members) = self.members.get_mut(&partition) {
+                    let partition = self.partition.convert_columns(&columns)?;
+                    let partition = partition.row(0).data();
+                    if let Some(members) = self.members.get_mut(partition) {
                         members.retain(|member| member != slot);
                         if members.is_empty() {
-                            self.members.remove(&partition);
+                            self.members.remove(partition);
                         }
                     }
                 }
@@ -396,8 +391,9 @@ impl Groups {
     /// The groups in some slots as the suffix sees them; those without rows are left out.
     pub(crate) fn read(&self, slots: &[Slot]) -> Result<RecordBatch, Error> {
         let live: Vec<Slot> = slots.iter().copied().filter(|slot| self.rows[*slot as usize] > 0).collect();
-        let keys = live.iter().filter_map(|slot| self.by_slot[*slot as usize].as_ref()).map(OwnedRow::row);
-        let mut columns = self.keys.convert_rows(keys)?;
+        let parser = self.keys.parser();
+        let keys = live.iter().filter_map(|slot| self.by_slot[*slot as usize].as_ref());
+        let mut columns = self.keys.convert_rows(keys.map(|key| parser.parse(key)))?;
         for accumulator in &self.accumulators {
             columns.push(accumulator.read(&live)?);
         }
@@ -419,11 +415,12 @@ impl Groups {
             changed
         };
         let live = self.saved(&slots)?;
-        let dead: Vec<&OwnedRow> = dead.iter().filter(|key| !whole && !self.index.contains_key(*key)).collect();
+        let dead: Vec<&Bytes> = dead.iter().filter(|key| !whole && !self.index.contains_key(*key)).collect();
         if dead.is_empty() {
             return Ok(live);
         }
-        let mut columns = self.keys.convert_rows(dead.iter().map(|key| key.row()))?;
+        let parser = self.keys.parser();
+        let mut columns = self.keys.convert_rows(dead.iter().map(|key| parser.parse(key)))?;
         columns.push(Arc::new(Int64Array::from(vec![0; dead.len()])));
         let schema = live.schema();
         columns.extend(schema.fields()[columns.len()..].iter().map(|f| new_null_array(f.data_type(), dead.len())));

@@ -33,9 +33,10 @@ use super::{
     },
     kept::{Bytes, Change, Kept, Row, net},
     leaf::Cell,
-    partition::{Proof, unaliased},
+    partition::{Proof, shown_keys, unaliased},
     pipeline::RowDelta,
     query::{Linear, Query, Views},
+    remembered::Remembered,
 };
 
 /// The most rows that a pipeline may keep: some 1.5 GB.
@@ -60,6 +61,8 @@ pub(crate) struct Parts {
     small: Vec<String>,
     /// The columns by which rows are kept, as the first linear part names them.
     key_names: Vec<String>,
+    /// The columns of the answer that these are, if all are there.
+    shown: Option<Vec<usize>>,
 }
 
 /// A linear part, whose rows are kept.
@@ -123,7 +126,8 @@ pub(super) fn cut(
     for view in &views {
         super::planning::scans(&view.plan, &mut small)?;
     }
-    Ok(Parts { leaves, plan, views, small: small.into_iter().collect(), key_names })
+    let shown = shown_keys(&plan, &keys, &label);
+    Ok(Parts { leaves, plan, views, small: small.into_iter().collect(), key_names, shown })
 }
 
 /// Takes the largest linear parts out of a plan.
@@ -317,6 +321,7 @@ pub(super) struct Keyed {
     key_names: Vec<String>,
     keys: RowConverter,
     kept: Kept,
+    remembered: Remembered,
 }
 
 impl Keyed {
@@ -328,6 +333,9 @@ impl Keyed {
             return Err(Error::Internal("a keyed query reads nothing".to_owned()));
         };
         let keys = RowConverter::new(fields(&first.schema, &first.key))?;
+        let types: Vec<DataType> = first.key.iter().map(|i| first.schema.field(*i).data_type().clone()).collect();
+        let suffix = Query::new(context, &parts.plan).await?;
+        let remembered = Remembered::new(suffix.plan.schema(), parts.shown, types.into_iter())?;
         let mut sources = Vec::with_capacity(parts.leaves.len());
         for Leaf { input, schema, rows, key } in parts.leaves {
             let all: Vec<usize> = (0..schema.fields().len()).collect();
@@ -336,11 +344,12 @@ impl Keyed {
         }
         Ok(Self {
             sources,
-            suffix: Query::new(context, &parts.plan).await?,
+            suffix,
             views: Views::new(context, parts.views, parts.small).await?,
             key_names: parts.key_names,
             keys,
             kept: Kept::default(),
+            remembered,
         })
     }
 
@@ -364,11 +373,13 @@ impl Keyed {
         let shown = self.views.look(cells, small).await?;
         let touched: Vec<Bytes> = changes.chunk_by(|a, b| a.key == b.key).map(|of_key| of_key[0].key.clone()).collect();
         let touched = if self.views.have_shown(&shown) { Some(&*touched) } else { None };
-        let before = self.answer(touched).await?;
+        let (known, unknown) = self.remembered.recall(touched)?;
+        let before = concat_batches(&known.schema(), [&known, &self.answer(unknown.as_deref()).await?])?;
         self.kept.change(changes)?;
         self.check_limits(touched)?;
         self.views.show(shown);
         let after = self.answer(touched).await?;
+        self.remembered.remember(touched, &after)?;
         Ok((before, after))
     }
 

@@ -24,6 +24,7 @@ mod partition;
 pub mod pipeline;
 mod planning;
 mod query;
+mod remembered;
 pub mod sidecar;
 mod snapshot;
 pub(crate) mod together;

@@ -30,11 +30,24 @@ enum Rows {
     Parts(Lineage),
 }
 
-/// The group keys, of the first `keys` columns, by which `suffix` falls into independent parts; empty when it does not.
-pub(super) fn partition_keys(suffix: &LogicalPlan, keys: usize) -> Vec<usize> {
+/// The group keys, of the first `keys` columns, by which `suffix` falls into independent parts, empty when it does not;
+/// and the columns of its rows that they are, if all are there.
+pub(super) fn partition_keys(suffix: &LogicalPlan, keys: usize) -> (Vec<usize>, Option<Vec<usize>>) {
     let key = |name: &str| name.strip_prefix('g')?.parse().ok().filter(|i| *i < keys);
     let label = |table: &str, column: &str| (table == GROUPS).then(|| key(column));
-    Proof::new((0..keys).collect(), &label).of(suffix).unwrap_or_default()
+    let by = Proof::new((0..keys).collect(), &label).of(suffix).unwrap_or_default();
+    let shown = shown_keys(suffix, &by, &label);
+    (by, shown)
+}
+
+/// The columns of a plan's rows that the keys are, if all are there.
+pub(super) fn shown_keys(
+    plan: &LogicalPlan,
+    keys: &[usize],
+    label: &dyn Fn(&str, &str) -> Option<Option<usize>>,
+) -> Option<Vec<usize>> {
+    let lineage = Proof::new(Vec::new(), label).lineage(plan);
+    keys.iter().map(|key| lineage.iter().position(|of| *of == Some(*key))).collect()
 }
 
 /// A walk over a plan from its leaves up.

@@ -97,7 +97,7 @@ impl Linear {
         Ok(Self { query: Query::new(context, plan).await?, reads })
     }
 
-    pub(super) fn nothing(&self) -> RecordBatch {
+    fn nothing(&self) -> RecordBatch {
         RecordBatch::new_empty(self.query.plan.schema())
     }
 
