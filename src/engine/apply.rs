@@ -256,6 +256,8 @@ impl Engine {
 
     /// Waits for the new versions, lets them catch up, and puts them in the place of the old.
     async fn arrive(&mut self) -> Result<Answer, Error> {
+        // It changes which tables there are.
+        self.end_checkpoint().await?;
         let Some(Coming { version, order, built, task, waiting, .. }) = self.coming.take() else {
             return Err(Error::Internal("nothing is being built".to_owned()));
         };

@@ -62,6 +62,7 @@ pub use self::{
 use self::{
     alerts::PendingAlerts,
     apply::Coming,
+    checkpoint::Application,
     pipelines::{Running, State},
     readers::{Finality, with_is_final},
     reading::Ahead,
@@ -101,7 +102,8 @@ const RETRY_LOG_AFTER: Duration = Duration::from_secs(1);
 /// Memory of the rows since the last checkpoint at which the next one is taken, whatever the time.
 const CHECKPOINT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Rows that readers see and Delta does not have, at which a checkpoint is taken: what a query can overlay quickly.
+/// New rows of one table at which a checkpoint is taken: what a query can overlay quickly. As many more may come while it
+/// is applied.
 const CHECKPOINT_ROWS: usize = crate::serve::view::HOT_ROWS_LIMIT;
 
 /// Checkpoints between two maintenances of the tables.
@@ -289,6 +291,8 @@ pub struct Engine {
     scorer: Scorer,
     alerts: Option<act::Handle>,
     pending_alerts: PendingAlerts,
+    /// The last checkpoint, while it is applied.
+    application: Option<Application>,
     offsets: Vec<u64>,
     ends: Vec<u64>,
     /// The next records, while there is a backlog.
@@ -373,8 +377,9 @@ impl Engine {
         let goal = self.log.end_offsets().await?;
         while self.offsets.iter().zip(&goal).any(|(offset, end)| offset < end) {
             self.epoch().await?;
+            self.look_after_checkpoint().await?;
             if self.is_checkpoint_due() {
-                self.checkpoint().await?;
+                self.begin_checkpoint().await?;
             }
         }
         self.ends = goal;
@@ -409,6 +414,7 @@ impl Engine {
     async fn go_on(&mut self, mut stop: watch::Receiver<bool>) -> Result<(), Error> {
         let mut last = Instant::now();
         while !*stop.borrow_and_update() {
+            self.look_after_checkpoint().await?;
             self.attend().await?;
             let read = match self.epoch().await {
                 Err(Error::Log(log::Error::Unavailable(reason))) => {
@@ -423,7 +429,7 @@ impl Engine {
             let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
             if self.is_checkpoint_due() || waited {
                 self.score_with_new_model()?;
-                self.checkpoint().await?;
+                self.begin_checkpoint().await?;
                 last = Instant::now();
             }
         }
@@ -443,7 +449,7 @@ impl Engine {
     }
 
     fn is_checkpoint_due(&self) -> bool {
-        self.store.waiting_bytes() >= CHECKPOINT_BYTES || self.store.hot_rows() >= CHECKPOINT_ROWS
+        self.store.new_bytes() >= CHECKPOINT_BYTES || self.store.new_rows() >= CHECKPOINT_ROWS
     }
 }
 

@@ -164,6 +164,7 @@ impl Engine {
             scorer: Scorer::new(options.home.data_dir()),
             alerts: None,
             pending_alerts: PendingAlerts::default(),
+            application: None,
             offsets: latest.as_ref().map_or_else(|| vec![0; partitions], |manifest| manifest.offsets.clone()),
             ends: vec![0; partitions],
             ahead: None,
@@ -310,7 +311,8 @@ impl Engine {
                 self.pending_alerts.add(&RowDelta { removed: side(-1)?, added: side(1)? })?;
             }
         }
-        self.offer_alerts().await
+        let changes = self.pending_alerts.take();
+        self.offer(changes).await
     }
 }
 

@@ -13,6 +13,7 @@ use arrow::{
 };
 
 use datafusion::catalog::TableProvider;
+use futures::future::try_join_all;
 use tokio::task::JoinHandle;
 
 use super::Error;
@@ -40,7 +41,10 @@ pub(crate) struct StoredTable {
     schema: SchemaRef,
     key: Vec<String>,
     comment: String,
+    /// Rows since the last checkpoint.
+    new_rows: usize,
     waiting: Vec<RecordBatch>,
+    /// Of an appended table.
     waiting_rows: usize,
     /// A file on its way, and those that are there.
     staging: Option<JoinHandle<Result<Vec<StagedFile>, sink::Error>>>,
@@ -51,7 +55,7 @@ pub(crate) struct StoredTable {
 pub(crate) struct Store {
     pub(crate) delta: BTreeMap<String, DeltaTable>,
     tables: BTreeMap<String, StoredTable>,
-    waiting_bytes: usize,
+    new_bytes: usize,
 }
 
 /// What a table is, for opening it.
@@ -79,7 +83,17 @@ impl StoredTable {
     fn new(definition: Definition, provider: Arc<dyn TableProvider>) -> Result<Self, Error> {
         let Definition { schema, key, comment, .. } = definition;
         let live = Arc::new(LiveTable::new(Arc::clone(&schema), key.clone(), provider)?);
-        Ok(Self { live, schema, key, comment, waiting: Vec::new(), waiting_rows: 0, staging: None, staged: Vec::new() })
+        Ok(Self {
+            live,
+            schema,
+            key,
+            comment,
+            new_rows: 0,
+            waiting: Vec::new(),
+            waiting_rows: 0,
+            staging: None,
+            staged: Vec::new(),
+        })
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {
@@ -114,7 +128,7 @@ impl Store {
                 delta.get(&name).ok_or_else(|| Error::Internal(format!("table {name} was not opened")))?.provider();
             tables.insert(name, StoredTable::new(definition, provider)?);
         }
-        Ok(Self { delta, tables, waiting_bytes: 0 })
+        Ok(Self { delta, tables, new_bytes: 0 })
     }
 
     /// Adds a table, or puts it in the place of another of its name.
@@ -139,14 +153,14 @@ impl Store {
         self.tables.get(name)
     }
 
-    /// Rows that readers see and Delta does not have.
-    pub(crate) fn hot_rows(&self) -> usize {
-        self.tables.values().map(|table| table.live.hot_rows()).max().unwrap_or_default()
+    /// The most rows of one table that the next checkpoint will make durable.
+    pub(crate) fn new_rows(&self) -> usize {
+        self.tables.values().map(|table| table.new_rows).max().unwrap_or_default()
     }
 
     /// Memory of the rows that the next checkpoint will make durable.
-    pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+    pub(crate) fn new_bytes(&self) -> usize {
+        self.new_bytes
     }
 
     /// Adds rows to an appended table.
@@ -154,9 +168,10 @@ impl Store {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        self.waiting_bytes += rows.get_array_memory_size();
+        self.new_bytes += rows.get_array_memory_size();
         let table = self.get_mut(name)?;
         table.live.push(&rows)?;
+        table.new_rows += rows.num_rows();
         table.waiting_rows += rows.num_rows();
         table.waiting.push(rows);
         if table.waiting_rows >= ROWS_A_FILE {
@@ -170,11 +185,11 @@ impl Store {
         if delta.is_empty() {
             return Ok(());
         }
-        self.waiting_bytes += delta.removed.get_array_memory_size() + delta.added.get_array_memory_size();
+        self.new_bytes += delta.removed.get_array_memory_size() + delta.added.get_array_memory_size();
         let table = self.get_mut(name)?;
         let changes = changes(&table.schema, delta)?;
         table.live.put(&changes)?;
-        table.waiting_rows += changes.num_rows();
+        table.new_rows += changes.num_rows();
         table.waiting.push(changes);
         Ok(())
     }
@@ -199,26 +214,33 @@ impl Store {
                 self.stage(name).await?;
             }
         }
-        let mut all = BTreeMap::new();
-        for name in names {
-            let table = self.get_mut(&name)?;
-            let new = if table.key.is_empty() {
+        let mut new: BTreeMap<&String, Work> = BTreeMap::new();
+        let mut changes = Vec::new();
+        for name in &names {
+            let table = self.get_mut(name)?;
+            if table.key.is_empty() {
                 table.staged().await?;
                 let appends = std::mem::take(&mut table.staged);
-                (!appends.is_empty()).then_some(Work { number, appends, changes: None })
-            } else if table.waiting.is_empty() {
-                None
-            } else {
-                let waiting = std::mem::take(&mut table.waiting);
-                table.waiting_rows = 0;
-                let blob = checkpoints.put_blob(&format!("changes-{name}"), encode_changes(&waiting)?).await?;
-                Some(Work { number, appends: Vec::new(), changes: Some(blob) })
-            };
-            let delta =
-                self.delta.get(&name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
-            all.insert(name, table_work(checkpoints.latest(), delta, new));
+                if !appends.is_empty() {
+                    new.insert(name, Work { number, appends, changes: None });
+                }
+            } else if !table.waiting.is_empty() {
+                let rows = encode_changes(&std::mem::take(&mut table.waiting))?;
+                changes.push(async move {
+                    let blob = checkpoints.put_blob(&format!("changes-{name}"), rows).await?;
+                    Ok::<_, Error>((name, Work { number, appends: Vec::new(), changes: Some(blob) }))
+                });
+            }
         }
-        self.waiting_bytes = 0;
+        new.extend(try_join_all(changes).await?);
+        let mut all = BTreeMap::new();
+        for name in &names {
+            let delta =
+                self.delta.get(name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
+            all.insert(name.clone(), table_work(checkpoints.latest(), delta, new.remove(name)));
+        }
+        self.new_bytes = 0;
+        self.tables.values_mut().for_each(|table| table.new_rows = 0);
         Ok(all)
     }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 
 use super::{Error, delta::DeltaTable};
-use crate::stream::checkpoint::{Checkpoints, Manifest, TableWork, Work};
+use crate::stream::checkpoint::{Checkpoints, Manifest, Ownership, TableWork, Work};
 
 /// Brings `tables` to the state that `manifest` decided; tables that have it already are left alone. Keyed tables may
 /// be passed less often than appended ones: what was decided meanwhile is then applied in one go, the last change of
@@ -24,11 +24,11 @@ use crate::stream::checkpoint::{Checkpoints, Manifest, TableWork, Work};
 /// See [`Error`]; [`Error::Checkpoint`] when another engine has taken over. After one, some tables may have the
 /// checkpoint and others not; [`recover`] mends that.
 pub async fn apply(
-    checkpoints: &Checkpoints,
+    ownership: &Ownership,
     manifest: &Manifest,
     tables: impl IntoIterator<Item = &mut DeltaTable>,
 ) -> Result<(), Error> {
-    try_join_all(tables.into_iter().map(|table| apply_one(checkpoints, manifest, table))).await?;
+    try_join_all(tables.into_iter().map(|table| apply_one(ownership, manifest, table))).await?;
     Ok(())
 }
 
@@ -60,7 +60,7 @@ pub async fn recover(checkpoints: &Checkpoints, tables: &mut BTreeMap<String, De
         }
     }
     let Some(manifest) = manifest else { return Ok(()) };
-    apply(checkpoints, manifest, tables.values_mut()).await
+    apply(&checkpoints.ownership(), manifest, tables.values_mut()).await
 }
 
 /// What a manifest that is to be decided after `previous` says about `table`: what is still unapplied, and `new` work.
@@ -86,7 +86,7 @@ pub fn encode_changes(changes: &[RecordBatch]) -> Result<Bytes, ArrowError> {
     writer.into_inner().map(Bytes::from)
 }
 
-async fn apply_one(checkpoints: &Checkpoints, manifest: &Manifest, table: &mut DeltaTable) -> Result<(), Error> {
+async fn apply_one(ownership: &Ownership, manifest: &Manifest, table: &mut DeltaTable) -> Result<(), Error> {
     let name = table.spec().name.clone();
     let pending = manifest.unapplied(&name, table.incarnation(), table.applied_through());
     if pending.is_empty() {
@@ -98,7 +98,7 @@ async fn apply_one(checkpoints: &Checkpoints, manifest: &Manifest, table: &mut D
             return Err(bug("it is appended, but the manifest has changes by key".to_owned()));
         }
         let files: Vec<_> = pending.into_iter().flat_map(|work| work.appends).collect();
-        checkpoints.check_generation().await?;
+        ownership.check().await?;
         table.append(manifest.number, &files).await?;
         return Ok(());
     }
@@ -108,12 +108,12 @@ async fn apply_one(checkpoints: &Checkpoints, manifest: &Manifest, table: &mut D
             return Err(bug("it is keyed, but the manifest appends files".to_owned()));
         }
         if let Some(blob) = work.changes {
-            let bytes = checkpoints.read_blob(&blob).await?;
+            let bytes = ownership.read_blob(&blob).await?;
             let batches = StreamReader::try_new(Cursor::new(bytes), None).and_then(Iterator::collect);
             changes.extend::<Vec<_>>(batches.map_err(|error: ArrowError| bug(format!("{}: {error}", blob.path)))?);
         }
     }
-    checkpoints.check_generation().await?;
+    ownership.check().await?;
     table.upsert(manifest.number, &changes).await?;
     Ok(())
 }

@@ -44,7 +44,8 @@ const MAX_ATTEMPTS: u32 = 10;
 /// How many staged files are looked up or deleted at once.
 const CONCURRENT_REQUESTS: usize = 8;
 
-/// A Delta table and its current snapshot.
+/// A Delta table and its current snapshot. A copy goes on from the same snapshot; one of the two may commit.
+#[derive(Clone)]
 pub struct DeltaTable {
     spec: TableSpec,
     table: deltalake::DeltaTable,

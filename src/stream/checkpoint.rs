@@ -292,7 +292,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Damaged`] when it is not.
     pub async fn read_blob(&self, blob: &BlobRef) -> Result<Bytes, Error> {
-        read_checked(self.store.as_ref(), blob).await
+        self.ownership.read_blob(blob).await
     }
 
     /// Makes `manifest` the newest decision; its generation and nonce are filled in. When this returns it is on disk

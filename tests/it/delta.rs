@@ -498,11 +498,11 @@ impl Engine {
         self.checkpoints.decide(manifest).await.unwrap();
         fuse.step()?;
         let manifest = self.checkpoints.latest().unwrap();
-        apply(&self.checkpoints, manifest, self.tables.get_mut("events")).await.unwrap();
+        apply(&self.checkpoints.ownership(), manifest, self.tables.get_mut("events")).await.unwrap();
         fuse.step()?;
         // The keyed table follows every second checkpoint.
         if number.is_multiple_of(2) {
-            apply(&self.checkpoints, manifest, self.tables.get_mut("customers")).await.unwrap();
+            apply(&self.checkpoints.ownership(), manifest, self.tables.get_mut("customers")).await.unwrap();
             fuse.step()?;
         }
         commits::publish(&mut self.commits, &self.checkpoints.ownership(), manifest, &self.tables).await.unwrap();
@@ -524,7 +524,7 @@ impl Engine {
 
     async fn contents(&mut self) -> [String; 4] {
         let manifest = self.checkpoints.latest().unwrap().clone();
-        apply(&self.checkpoints, &manifest, self.tables.values_mut()).await.unwrap();
+        apply(&self.checkpoints.ownership(), &manifest, self.tables.values_mut()).await.unwrap();
         let state = self.checkpoints.read_blob(&manifest.state["state"]).await.unwrap();
         [
             select(&self.tables["events"], "select id, amount from t order by id").await,
@@ -594,7 +594,7 @@ async fn tables_and_checkpoints_that_do_not_belong_together_are_fatal() {
     let mut anew = tables.remove("events").unwrap();
     recover(&checkpoints, &mut tables).await.unwrap();
     let manifest = checkpoints.latest().unwrap();
-    apply(&checkpoints, manifest, [&mut anew]).await.unwrap();
+    apply(&checkpoints.ownership(), manifest, [&mut anew]).await.unwrap();
     assert_eq!((anew.version(), anew.applied_through()), (0, 0));
     assert!(manifest.tables["events"].pending.iter().any(|work| work.number == manifest.number));
     assert!(table_work(Some(manifest), &anew, None).pending.is_empty());

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, generation_path};
+use super::{BlobRef, Error, generation_path, read_checked};
 
 /// Where Linux says the name of this machine.
 const HOST_NAME: &str = "/proc/sys/kernel/hostname";
@@ -29,7 +30,7 @@ impl Claim {
     }
 }
 
-/// An engine's claim, for all who write on its behalf: they check it right before.
+/// An engine's claim, for all who write on its behalf: they check it right before, and read what it has stored.
 #[derive(Clone, Debug)]
 pub struct Ownership {
     store: Arc<dyn ObjectStore>,
@@ -43,6 +44,14 @@ impl Ownership {
 
     pub(super) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Reads a blob back, and makes sure that it is what was stored.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it is not.
+    pub async fn read_blob(&self, blob: &BlobRef) -> Result<Bytes, Error> {
+        read_checked(self.store.as_ref(), blob).await
     }
 
     /// Checks that no newer engine has claimed.
