@@ -66,6 +66,6 @@ SELECT
 FROM daily
 -- Days as numbers: their frames are found in half the time that dates and intervals take.
 WINDOW
-    so_far AS (PARTITION BY account, livemode, customer_id ORDER BY CAST(as_of AS INT)),
+    so_far AS (PARTITION BY account, livemode, customer_id ORDER BY CAST(as_of AS INT) ROWS UNBOUNDED PRECEDING),
     month AS (PARTITION BY account, livemode, customer_id ORDER BY CAST(as_of AS INT) RANGE BETWEEN 29 PRECEDING AND CURRENT ROW),
     quarter AS (PARTITION BY account, livemode, customer_id ORDER BY CAST(as_of AS INT) RANGE BETWEEN 89 PRECEDING AND CURRENT ROW)

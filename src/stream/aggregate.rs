@@ -1,6 +1,6 @@
 //! A GROUP BY at work: its groups as state, and what follows it computed again where groups changed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZero, thread};
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use datafusion::execution::context::SessionContext;
@@ -15,6 +15,9 @@ use super::{
     query::{Linear, Query, Views},
     remembered::Remembered,
 };
+
+/// Fewer partitions than this are not worth a second thread: starting the plan takes longer.
+const MIN_PARTITIONS_A_THREAD: usize = 256;
 
 pub(super) struct Aggregate {
     input: Linear,
@@ -94,13 +97,22 @@ impl Aggregate {
         Ok((before, after))
     }
 
-    /// The suffix over all groups, or over those of some partitions.
+    /// The suffix over all groups, or over those of some partitions: of many, on all cores.
     async fn answer(&self, partitions: Option<&[Bytes]>) -> Result<RecordBatch, Error> {
-        let slots = partitions.map_or_else(|| self.groups.all(), |partitions| self.groups.members(partitions));
-        let rows = self.groups.read(&slots)?;
-        if rows.num_rows() == 0 {
-            return Ok(RecordBatch::new_empty(self.suffix.plan.schema()));
+        let parts = match partitions {
+            None => vec![self.groups.all()],
+            Some(partitions) => {
+                let threads = thread::available_parallelism().map_or(1, NonZero::get);
+                let share = partitions.len().div_ceil(threads).max(MIN_PARTITIONS_A_THREAD);
+                partitions.chunks(share).map(|partitions| self.groups.members(partitions)).collect()
+            }
+        };
+        let parts = parts.iter().map(|slots| self.groups.read(slots)).collect::<Result<Vec<_>, _>>()?;
+        let mut parts: Vec<RecordBatch> = parts.into_iter().filter(|rows| rows.num_rows() > 0).collect();
+        if parts.len() > 1 {
+            return self.suffix.run_over(&self.grouping.groups, parts).await;
         }
+        let Some(rows) = parts.pop() else { return Ok(RecordBatch::new_empty(self.suffix.plan.schema())) };
         self.grouping.groups.set(vec![rows]);
         self.suffix.run().await
     }

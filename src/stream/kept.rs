@@ -3,7 +3,7 @@
 //! The rows of a key lie in one run of bytes, in order: each takes its own bytes and [`HEADER`] more. What came and went
 //! since the last checkpoint is kept beside them, so that a checkpoint writes that alone.
 
-use std::collections::BTreeMap;
+use datafusion::common::HashMap;
 
 use super::Error;
 
@@ -45,7 +45,7 @@ pub(super) struct Row<'a> {
 /// All rows by key.
 #[derive(Default)]
 pub(super) struct Kept {
-    keys: BTreeMap<Bytes, Run>,
+    keys: HashMap<Bytes, Run>,
     /// How many different rows there are.
     rows: usize,
     unsaved: Vec<Change>,
@@ -77,7 +77,7 @@ impl Kept {
         self.keys.get(key).into_iter().flat_map(Run::rows)
     }
 
-    /// The rows of each key, in the order of the keys.
+    /// The rows of each key.
     pub(super) fn by_key(&self) -> impl Iterator<Item = impl Iterator<Item = Row<'_>>> {
         self.keys.values().map(Run::rows)
     }
@@ -164,7 +164,9 @@ mod tests {
 
     fn content(kept: &Kept) -> Vec<(u16, String, u64)> {
         let text = |row: Row<'_>| (row.leaf, String::from_utf8_lossy(row.bytes).into_owned(), row.times);
-        kept.by_key().flatten().map(text).collect()
+        let mut keys: Vec<&Bytes> = kept.keys.keys().collect();
+        keys.sort_unstable();
+        keys.into_iter().flat_map(|key| kept.of(key)).map(text).collect()
     }
 
     #[test]

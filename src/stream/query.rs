@@ -1,7 +1,7 @@
 //! Plans at work: executed again and again over the rows in their cells.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -20,8 +20,15 @@ use datafusion::{
     physical_plan::{ExecutionPlan, execute_stream, execution_plan::reset_plan_states, sorts::sort::SortExec},
 };
 use futures::TryStreamExt;
+use tokio::{runtime::Handle, task::JoinSet};
 
-use super::{Error, class::View, leaf::Cell, pipeline::RowDelta, planning::scans};
+use super::{
+    Error,
+    class::View,
+    leaf::{Cell, InPlaceOf},
+    pipeline::RowDelta,
+    planning::scans,
+};
 
 /// The most rows that one run may yield: a few gigabytes. A join that multiplies rows stops its pipeline, not the engine.
 const MAX_ROWS_OF_AN_ANSWER: usize = 20_000_000;
@@ -44,21 +51,54 @@ impl Query {
     }
 
     pub(super) async fn run(&self) -> Result<RecordBatch, Error> {
-        let plan = reset_plan_states(Arc::clone(&self.plan))?;
-        let schema = plan.schema();
-        let mut stream = execute_stream(plan, Arc::clone(&self.task))?;
-        let (mut batches, mut rows) = (Vec::new(), 0);
-        while let Some(batch) = stream.try_next().await? {
-            rows += batch.num_rows();
-            if rows > MAX_ROWS_OF_AN_ANSWER {
-                return Err(Error::Limit(format!(
-                    "the query yields more than {MAX_ROWS_OF_AN_ANSWER} rows at once: join by more columns"
-                )));
-            }
-            batches.push(batch);
-        }
-        Ok(concat_batches(&schema, &batches)?)
+        run(&self.plan, Arc::clone(&self.task)).await
     }
+
+    /// Runs once over each batch of `parts` in the place of the rows in `cell`, on all cores; all that comes, in order.
+    pub(super) async fn run_over(&self, cell: &Cell, parts: Vec<RecordBatch>) -> Result<RecordBatch, Error> {
+        let runtime = Handle::current();
+        let mut runs = JoinSet::new();
+        for (i, rows) in parts.into_iter().enumerate() {
+            let given = Arc::new(InPlaceOf { cell: cell.clone(), rows });
+            let config = self.task.session_config().clone().with_extension(given);
+            // Functions are found by name only when a plan is made.
+            let task = TaskContext::new(
+                self.task.task_id(),
+                self.task.session_id(),
+                config,
+                HashMap::new(),
+                HashMap::new(),
+                HashMap::new(),
+                HashMap::new(),
+                self.task.runtime_env(),
+            );
+            let (plan, runtime) = (Arc::clone(&self.plan), runtime.clone());
+            runs.spawn_blocking(move || (i, runtime.block_on(run(&plan, Arc::new(task)))));
+        }
+        let mut answers = BTreeMap::new();
+        while let Some(ended) = runs.join_next().await {
+            let (i, answer) = ended.map_err(|error| Error::Internal(error.to_string()))?;
+            answers.insert(i, answer?);
+        }
+        Ok(concat_batches(&self.plan.schema(), answers.values())?)
+    }
+}
+
+async fn run(plan: &Arc<dyn ExecutionPlan>, task: Arc<TaskContext>) -> Result<RecordBatch, Error> {
+    let plan = reset_plan_states(Arc::clone(plan))?;
+    let schema = plan.schema();
+    let mut stream = execute_stream(plan, task)?;
+    let (mut batches, mut rows) = (Vec::new(), 0);
+    while let Some(batch) = stream.try_next().await? {
+        rows += batch.num_rows();
+        if rows > MAX_ROWS_OF_AN_ANSWER {
+            return Err(Error::Limit(format!(
+                "the query yields more than {MAX_ROWS_OF_AN_ANSWER} rows at once: join by more columns"
+            )));
+        }
+        batches.push(batch);
+    }
+    Ok(concat_batches(&schema, &batches)?)
 }
 
 /// Sorts by all columns where a plan sorts by some, so that rows which tie there come in the same order however many

@@ -17,6 +17,9 @@ use super::{Error, kept::Bytes};
 /// The most rows, and keys, that are remembered of a pipeline: some hundred megabytes. With one more all are forgotten.
 const MAX_REMEMBERED_ROWS: usize = 200_000;
 
+/// The keys of which nothing is remembered; none when that is so of all.
+pub(super) type Unknown<'a> = Option<Cow<'a, [Bytes]>>;
+
 pub(super) struct Remembered {
     schema: SchemaRef,
     /// How to tell of which key a row is; none where the answer does not show it.
@@ -54,10 +57,7 @@ impl Remembered {
 
     /// What was said of the touched keys, as far as it is remembered, and of which it is not. Without touched keys all
     /// are.
-    pub(super) fn recall<'a>(
-        &mut self,
-        touched: Option<&'a [Bytes]>,
-    ) -> Result<(RecordBatch, Option<Cow<'a, [Bytes]>>), Error> {
+    pub(super) fn recall<'a>(&mut self, touched: Option<&'a [Bytes]>) -> Result<(RecordBatch, Unknown<'a>), Error> {
         let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
         let Some(touched) = touched.filter(|_| !self.said.is_empty()) else {
             return Ok((nothing, touched.map(Cow::Borrowed)));
