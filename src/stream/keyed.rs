@@ -1,9 +1,10 @@
 //! Queries that fall into independent parts by a key of all their rows: joins, windows, any aggregates.
 //!
 //! The optimized plan, in which subqueries have become joins, is cut into its largest linear parts and the rest. The
-//! rows that the linear parts yield are kept by the key, and a change makes the rest anew for the keys it touched: once
-//! over their rows as they were, once as they are. The rows of a key are in one order, whatever the order in which they
-//! came, so that the same rows always give the same answer, also where floats are added up.
+//! rows that the linear parts yield are kept by the key, and a change makes the rest anew for the keys it touched, over
+//! their rows as they are; over those as they were only where what it said then is not remembered. The rows of a key are
+//! in one order, whatever the order in which they came, so that the same rows always give the same answer, also where
+//! floats are added up.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
