@@ -75,10 +75,13 @@ impl Query {
             let (plan, runtime) = (Arc::clone(&self.plan), runtime.clone());
             runs.spawn_blocking(move || (i, runtime.block_on(run(&plan, Arc::new(task)))));
         }
-        let mut answers = BTreeMap::new();
+        let (mut answers, mut rows) = (BTreeMap::new(), 0);
         while let Some(ended) = runs.join_next().await {
             let (i, answer) = ended.map_err(|error| Error::Internal(error.to_string()))?;
-            answers.insert(i, answer?);
+            let answer = answer?;
+            rows += answer.num_rows();
+            check_answer(rows)?;
+            answers.insert(i, answer);
         }
         Ok(concat_batches(&self.plan.schema(), answers.values())?)
     }
@@ -91,14 +94,19 @@ async fn run(plan: &Arc<dyn ExecutionPlan>, task: Arc<TaskContext>) -> Result<Re
     let (mut batches, mut rows) = (Vec::new(), 0);
     while let Some(batch) = stream.try_next().await? {
         rows += batch.num_rows();
-        if rows > MAX_ROWS_OF_AN_ANSWER {
-            return Err(Error::Limit(format!(
-                "the query yields more than {MAX_ROWS_OF_AN_ANSWER} rows at once: join by more columns"
-            )));
-        }
+        check_answer(rows)?;
         batches.push(batch);
     }
     Ok(concat_batches(&schema, &batches)?)
+}
+
+fn check_answer(rows: usize) -> Result<(), Error> {
+    if rows > MAX_ROWS_OF_AN_ANSWER {
+        return Err(Error::Limit(format!(
+            "the query yields more than {MAX_ROWS_OF_AN_ANSWER} rows at once: join by more columns"
+        )));
+    }
+    Ok(())
 }
 
 /// Sorts by all columns where a plan sorts by some, so that rows which tie there come in the same order however many
