@@ -17,9 +17,9 @@ use crate::time::EventTime;
 /// The last second of the year 9999: a later `created` is no time, and would stretch every table of days.
 const MAX_CREATED_SECONDS: i64 = 253_402_300_799;
 
-/// A snapshot event with its object unread.
+/// A snapshot event, by default with its object unread.
 #[derive(Clone, Debug)]
-pub struct Envelope<'a> {
+pub struct Envelope<'a, O = &'a RawValue> {
     /// `evt_…`
     pub id: Cow<'a, str>,
     /// Stripe's type, such as `invoice.paid`.
@@ -33,13 +33,14 @@ pub struct Envelope<'a> {
     /// The version the object is rendered in; may be absent.
     pub api_version: Option<Cow<'a, str>>,
     /// The object at that moment.
-    pub object: &'a RawValue,
+    pub object: O,
     /// What changed, with the values before.
     pub previous_attributes: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Raw<'a> {
+#[serde(bound = "O: Deserialize<'de>, 'de: 'a")]
+struct Raw<'a, O> {
     #[serde(borrow, default)]
     object: Scalar<'a>,
     #[serde(borrow, default)]
@@ -55,13 +56,14 @@ struct Raw<'a> {
     #[serde(borrow, default)]
     api_version: Scalar<'a>,
     #[serde(borrow, default)]
-    data: Maybe<RawData<'a>>,
+    data: Maybe<RawData<'a, O>>,
 }
 
 #[derive(Deserialize)]
-struct RawData<'a> {
-    #[serde(borrow, default)]
-    object: Option<&'a RawValue>,
+#[serde(bound = "O: Deserialize<'de>, 'de: 'a")]
+struct RawData<'a, O> {
+    #[serde(default = "none")]
+    object: Option<O>,
     #[serde(borrow, default)]
     previous_attributes: Option<&'a RawValue>,
 }
@@ -94,7 +96,23 @@ impl<'a> Envelope<'a> {
     }
 
     pub(super) fn parse_str(body: &'a str) -> Result<Self, Error> {
-        let raw: Raw<'a> = serde_json::from_str(body).map_err(|error| Error::json(&error))?;
+        Self::parse_as(body, |object: &RawValue| is_map(object).then_some(object))
+    }
+
+    /// Whose event it is; `default_account` for an account's own events, which name none.
+    #[must_use]
+    pub fn scope(&self, default_account: &AccountId) -> Scope {
+        scope(self.account.as_deref(), self.livemode, default_account)
+    }
+}
+
+impl<'a, O> Envelope<'a, O> {
+    /// Reads the envelope and, in the same pass, its object as an `R`, of which `usable` takes what can be used.
+    pub(super) fn parse_as<R: Deserialize<'a>>(
+        body: &'a str,
+        usable: impl FnOnce(R) -> Option<O>,
+    ) -> Result<Self, Error> {
+        let raw: Raw<'a, R> = serde_json::from_str(body).map_err(|error| Error::json(&error))?;
         match raw.object.text() {
             Some("event") => {}
             Some("v2.core.event") => return Err(Error::ThinEvent),
@@ -112,17 +130,19 @@ impl<'a> Envelope<'a> {
             account: raw.account.into_text().filter(|account| !account.is_empty()),
             livemode: raw.livemode.bool().ok_or(missing("livemode"))?,
             api_version: raw.api_version.into_text(),
-            object: data.object.filter(|object| is_map(object)).ok_or(missing("data.object"))?,
+            object: data.object.and_then(usable).ok_or(missing("data.object"))?,
             previous_attributes: data.previous_attributes.filter(|previous| is_map(previous)),
         })
     }
+}
 
-    /// Whose event it is; `default_account` for an account's own events, which name none.
-    #[must_use]
-    pub fn scope(&self, default_account: &AccountId) -> Scope {
-        let account = self.account.as_deref().map_or_else(|| default_account.clone(), AccountId::from);
-        Scope { account, livemode: self.livemode }
-    }
+/// Whose an event is.
+pub(super) fn scope(account: Option<&str>, livemode: bool, default_account: &AccountId) -> Scope {
+    Scope { account: account.map_or_else(|| default_account.clone(), AccountId::from), livemode }
+}
+
+fn none<O>() -> Option<O> {
+    None
 }
 
 /// The few fields that tell what an object is and whose.

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{
     invoice::{self, RawAmount},
     lenient::{List, Listed, Many, Maybe, Scalar},
-    missing, note_word, parse,
+    missing, note_word,
     tax::{self, RawTax},
 };
 use crate::stripe::{
@@ -14,7 +14,7 @@ use crate::stripe::{
 };
 
 #[derive(Deserialize)]
-struct RawCreditNote<'a> {
+pub(super) struct RawCreditNote<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -74,8 +74,7 @@ struct RawLine<'a> {
 }
 
 /// Reads a credit note. A line that cannot be read makes the list count as truncated.
-pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<CreditNote, Error> {
-    let raw: RawCreditNote<'_> = parse(json)?;
+pub(super) fn read(raw: RawCreditNote<'_>, unknown: &mut UnknownCounts) -> Result<CreditNote, Error> {
     note_word("credit_note.status", raw.status.text(), &["issued", "void"], unknown);
     let (mut lines, mut lines_truncated) = (Vec::new(), false);
     if let Some(list) = raw.lines.0 {

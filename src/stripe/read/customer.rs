@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{
     discount::{self, RawDiscount},
     lenient::{Many, Ref, Scalar},
-    missing, parse,
+    missing,
 };
 use crate::stripe::{
     Error, UnknownCounts,
@@ -13,7 +13,7 @@ use crate::stripe::{
 };
 
 #[derive(Deserialize)]
-struct RawCustomer<'a> {
+pub(super) struct RawCustomer<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -31,7 +31,7 @@ struct RawCustomer<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawProduct<'a> {
+pub(super) struct RawProduct<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -41,8 +41,7 @@ struct RawProduct<'a> {
 }
 
 /// Reads a customer; a tombstone has nothing but its id.
-pub(super) fn read_customer(json: &str, unknown: &mut UnknownCounts) -> Result<Customer, Error> {
-    let raw: RawCustomer<'_> = parse(json)?;
+pub(super) fn read_customer(raw: RawCustomer<'_>, unknown: &mut UnknownCounts) -> Result<Customer, Error> {
     Ok(Customer {
         id: raw.id.id().ok_or(missing("customer", "id"))?,
         created: raw.created.time(),
@@ -54,7 +53,6 @@ pub(super) fn read_customer(json: &str, unknown: &mut UnknownCounts) -> Result<C
 }
 
 /// Reads a product.
-pub(super) fn read_product(json: &str) -> Result<Product, Error> {
-    let raw: RawProduct<'_> = parse(json)?;
+pub(super) fn read_product(raw: RawProduct<'_>) -> Result<Product, Error> {
     Ok(Product { id: raw.id.id().ok_or(missing("product", "id"))?, name: raw.name.string(), active: raw.active.bool() })
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{
     lenient::{Decimal, Many, Maybe, Pairs, Ref, Scalar},
-    missing, note_word, parse,
+    missing, note_word,
 };
 use crate::stripe::{
     Error, UnknownCounts,
@@ -70,7 +70,7 @@ struct RawSource<'a> {
 }
 
 #[derive(Deserialize)]
-struct RawPromotionCode<'a> {
+pub(super) struct RawPromotionCode<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -82,8 +82,10 @@ struct RawPromotionCode<'a> {
 }
 
 /// Reads a promotion code: its coupon lies beside it, or later in its `promotion`.
-pub(super) fn read_promotion_code(json: &str, unknown: &mut UnknownCounts) -> Result<PromotionCode, Error> {
-    let raw: RawPromotionCode<'_> = parse(json)?;
+pub(super) fn read_promotion_code(
+    raw: RawPromotionCode<'_>,
+    unknown: &mut UnknownCounts,
+) -> Result<PromotionCode, Error> {
     let promotion = raw.promotion.0.map_or(Ref::Absent, |promotion| promotion.coupon);
     Ok(PromotionCode {
         id: raw.id.id().ok_or(missing("promotion_code", "id"))?,
@@ -107,8 +109,8 @@ fn read_either<'a>(
 }
 
 /// Reads a coupon of its own.
-pub(super) fn read_coupon(json: &str, unknown: &mut UnknownCounts) -> Result<Coupon, Error> {
-    parse::<RawCoupon<'_>>(json)?.read(unknown).ok_or(missing("coupon", "id"))
+pub(super) fn read_coupon(raw: RawCoupon<'_>, unknown: &mut UnknownCounts) -> Result<Coupon, Error> {
+    raw.read(unknown).ok_or(missing("coupon", "id"))
 }
 
 /// Reads a coupon by its id, or whole.
@@ -121,12 +123,12 @@ pub(super) fn read_coupon_ref(coupon: Ref<'_, RawCoupon<'_>>, unknown: &mut Unkn
 }
 
 /// Reads a discount of its own; `None`, and counted, when it is not made of a coupon.
-pub(super) fn read_discount(json: &str, unknown: &mut UnknownCounts) -> Result<Option<Discount>, Error> {
-    let discount = parse::<RawDiscount<'_>>(json)?.read(unknown);
+pub(super) fn read_discount(raw: RawDiscount<'_>, unknown: &mut UnknownCounts) -> Option<Discount> {
+    let discount = raw.read(unknown);
     if discount.is_none() {
         unknown.count("discount without a coupon");
     }
-    Ok(discount)
+    discount
 }
 
 /// Reads the discounts of a customer, subscription or item: `discounts`, ids or objects, and the single `discount`
@@ -227,8 +229,10 @@ mod tests {
     #[test]
     fn a_coupon_reads_alike_in_every_place_it_has_been() {
         let mut unknown = UnknownCounts::default();
-        let mut read =
-            |coupon: String| read_discount(&format!(r#"{{"id":"di_1",{coupon}}}"#), &mut unknown).unwrap().unwrap();
+        let mut read = |coupon: String| {
+            let json = format!(r#"{{"id":"di_1",{coupon}}}"#);
+            read_discount(serde_json::from_str(&json).unwrap(), &mut unknown).unwrap()
+        };
         let old = read(format!(r#""coupon":{COUPON}"#));
         let new = read(format!(r#""source":{{"type":"coupon","coupon":{COUPON}}}"#));
         assert_eq!(old, new);

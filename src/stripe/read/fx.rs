@@ -6,12 +6,12 @@ use serde::Deserialize;
 
 use super::{
     lenient::{Decimal, Pairs, Scalar},
-    missing, parse,
+    missing,
 };
 use crate::stripe::{Error, UnknownCounts, own, types::FxDay};
 
 #[derive(Deserialize)]
-struct RawRates<'a> {
+pub(super) struct RawRates<'a> {
     #[serde(borrow, default)]
     day: Scalar<'a>,
     #[serde(borrow, default)]
@@ -23,8 +23,7 @@ struct RawRates<'a> {
 }
 
 /// Reads the rates of a day. One that is no positive number is left out, and counted.
-pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<FxDay, Error> {
-    let raw: RawRates<'_> = parse(json)?;
+pub(super) fn read(raw: RawRates<'_>, unknown: &mut UnknownCounts) -> Result<FxDay, Error> {
     let mut rates = std::collections::BTreeMap::new();
     for (code, rate) in raw.rates.0 {
         match (code.parse(), rate.rational().filter(Signed::is_positive)) {

@@ -5,19 +5,19 @@ use serde::Deserialize;
 
 use super::{
     lenient::{Decimal, List, Listed, Many, Maybe, Ref, Scalar},
-    note_word, parse,
+    note_word,
     payment::RawInvoicePayment,
     price::{self, RawPrice},
     tax::{self, RawTax},
 };
 use crate::stripe::{
-    Error, UnknownCounts,
+    UnknownCounts,
     ids::SubscriptionId,
     types::{Invoice, InvoiceLine},
 };
 
 #[derive(Deserialize)]
-struct RawInvoice<'a> {
+pub(super) struct RawInvoice<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -178,8 +178,7 @@ struct RawPeriod<'a> {
 const STATUSES: [&str; 6] = ["draft", "open", "paid", "void", "uncollectible", "deleted"];
 
 /// Reads an invoice. A line that cannot be read makes the list count as truncated.
-pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Invoice, Error> {
-    let raw: RawInvoice<'_> = parse(json)?;
+pub(super) fn read(raw: RawInvoice<'_>, unknown: &mut UnknownCounts) -> Invoice {
     note_word("invoice.status", raw.status.text(), &STATUSES, unknown);
     let parent = raw.parent.0.and_then(|parent| parent.subscription_details.0);
     let (mut lines, mut lines_truncated) = (Vec::new(), false);
@@ -196,7 +195,7 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Invoice, E
     payments.extend(listed.iter().filter_map(|payment| payment.0.as_ref()).flat_map(RawInvoicePayment::payments));
     let reached = raw.status_transitions.0;
     let reached = reached.as_ref();
-    Ok(Invoice {
+    Invoice {
         id: raw.id.id(),
         customer: raw.customer.id(),
         subscription: raw.subscription.id().or_else(|| parent?.subscription.id()),
@@ -220,7 +219,7 @@ pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Invoice, E
         payments,
         lines,
         lines_truncated,
-    })
+    }
 }
 
 impl RawLine<'_> {

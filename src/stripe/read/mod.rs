@@ -10,6 +10,7 @@ mod discount;
 mod fx;
 mod invoice;
 pub(crate) mod lenient;
+mod object;
 mod payment;
 mod price;
 mod schedule;
@@ -17,34 +18,36 @@ mod subscription;
 mod tax;
 mod undo;
 
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use self::object::RawObject;
 use super::{
     Error,
     counts::UnknownCounts,
-    envelope::{Envelope, Head},
+    envelope::{self, Envelope},
     ids::AccountId,
     own,
     types::{Event, Object},
 };
 
-/// Reads one Stripe event. `default_account` owns the events that name no account.
+/// Reads one Stripe event, in one pass over its body. `default_account` owns the events that name no account.
 ///
 /// # Errors
 /// As [`Envelope::parse`], and [`Error::Missing`] for an object that lacks what makes it usable.
 pub fn read_event(body: &[u8], default_account: &AccountId, unknown: &mut UnknownCounts) -> Result<Event, Error> {
-    let envelope = Envelope::parse(body)?;
-    let object = read_object(envelope.object, unknown)?;
-    let before = match (&object, envelope.previous_attributes) {
-        (Object::Subscription(_), Some(previous)) => read_before(envelope.object, previous, unknown),
+    let text = envelope::text(body)?;
+    let Envelope { id, kind, created, account, livemode, object, previous_attributes, .. } =
+        Envelope::parse_as(text, |object: lenient::Maybe<RawObject<'_>>| object.0)?;
+    let object = object.read(unknown)?;
+    let before = match (&object, previous_attributes) {
+        (Object::Subscription(_), Some(previous)) => read_before(Envelope::parse_str(text)?.object, previous, unknown),
         _ => None,
     };
     Ok(Event {
-        scope: envelope.scope(default_account),
-        id: (&*envelope.id).into(),
-        kind: (&*envelope.kind).into(),
-        created: envelope.created,
+        scope: envelope::scope(account.as_deref(), livemode, default_account),
+        id: (&*id).into(),
+        kind: (&*kind).into(),
+        created,
         object,
         before,
     })
@@ -54,50 +57,14 @@ pub fn read_event(body: &[u8], default_account: &AccountId, unknown: &mut Unknow
 fn read_before(object: &RawValue, previous: &RawValue, unknown: &mut UnknownCounts) -> Option<Box<Object>> {
     // The object's own unknown words are counted already.
     let mut known = UnknownCounts::default();
-    let before = undo::undo(object, previous).and_then(|json| subscription::read(&json, &mut known));
+    let before = undo::undo(object, previous).and_then(|json| {
+        let raw = serde_json::from_str(&json).map_err(|error| Error::json(&error))?;
+        subscription::read(raw, &mut known)
+    });
     if before.is_err() {
         unknown.count("subscription.previous_attributes");
     }
     before.ok().map(|before| Box::new(Object::Subscription(Box::new(before))))
-}
-
-/// Reads an object by its `object` field.
-fn read_object(raw: &RawValue, unknown: &mut UnknownCounts) -> Result<Object, Error> {
-    let json = raw.get();
-    let head = Head::parse(raw)?;
-    let Some(name) = head.object.text() else {
-        return Err(Error::Missing { object: "event", field: "data.object.object" });
-    };
-    Ok(match name {
-        "customer" => Object::Customer(customer::read_customer(json, unknown)?),
-        "subscription" => Object::Subscription(Box::new(subscription::read(json, unknown)?)),
-        "invoice" => Object::Invoice(Box::new(invoice::read(json, unknown)?)),
-        "invoice_payment" => Object::InvoicePayment(payment::read_invoice_payment(json)?),
-        "credit_note" => Object::CreditNote(Box::new(credit_note::read(json, unknown)?)),
-        "subscription_schedule" => Object::Schedule(Box::new(schedule::read(json, unknown)?)),
-        "charge" => Object::Charge(payment::read_charge(json, unknown)?),
-        "payment_intent" => Object::PaymentIntent(payment::read_payment_intent(json, unknown)?),
-        "refund" => Object::Refund(payment::read_refund(json, unknown)?),
-        "dispute" => Object::Dispute(payment::read_dispute(json, unknown)?),
-        "price" | "plan" => Object::Price(Box::new(price::read(json, unknown)?)),
-        "product" => Object::Product(customer::read_product(json)?),
-        "coupon" => Object::Coupon(discount::read_coupon(json, unknown)?),
-        "discount" => match discount::read_discount(json, unknown)? {
-            Some(discount) => Object::Discount(Box::new(discount)),
-            None => Object::Other(name.to_owned()),
-        },
-        "promotion_code" => Object::PromotionCode(Box::new(discount::read_promotion_code(json, unknown)?)),
-        own::FX_RATES => Object::FxRates(Box::new(fx::read(json, unknown)?)),
-        other => {
-            unknown.count(&format!("object={other}"));
-            Object::Other(other.to_owned())
-        }
-    })
-}
-
-/// Parses an object's JSON into the raw struct of its reader.
-fn parse<'a, T: Deserialize<'a>>(json: &'a str) -> Result<T, Error> {
-    serde_json::from_str(json).map_err(|error| Error::json(&error))
 }
 
 fn missing(object: &'static str, field: &'static str) -> Error {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::{
     lenient::{List, Maybe, Scalar},
-    missing, note_word, parse,
+    missing, note_word,
 };
 use crate::stripe::{
     Error, UnknownCounts,
@@ -13,7 +13,7 @@ use crate::stripe::{
 
 /// The fields of all four: each object leaves the others' absent.
 #[derive(Deserialize)]
-struct RawPayment<'a> {
+pub(super) struct RawPayment<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -97,8 +97,7 @@ const DISPUTE_STATUSES: [&str; 11] = [
 ];
 
 /// Reads a charge.
-pub(super) fn read_charge(json: &str, unknown: &mut UnknownCounts) -> Result<Charge, Error> {
-    let raw: RawPayment<'_> = parse(json)?;
+pub(super) fn read_charge(raw: RawPayment<'_>, unknown: &mut UnknownCounts) -> Result<Charge, Error> {
     note_word("charge.status", raw.status.text(), &CHARGE_STATUSES, unknown);
     Ok(Charge {
         id: raw.id.id().ok_or(missing("charge", "id"))?,
@@ -114,8 +113,7 @@ pub(super) fn read_charge(json: &str, unknown: &mut UnknownCounts) -> Result<Cha
 }
 
 /// Reads a payment of an invoice.
-pub(super) fn read_invoice_payment(json: &str) -> Result<InvoicePayment, Error> {
-    let raw: RawInvoicePayment<'_> = parse(json)?;
+pub(super) fn read_invoice_payment(raw: RawInvoicePayment<'_>) -> Result<InvoicePayment, Error> {
     Ok(InvoicePayment {
         payments: raw.payments().collect(),
         id: raw.id.id().ok_or(missing("invoice_payment", "id"))?,
@@ -124,8 +122,7 @@ pub(super) fn read_invoice_payment(json: &str) -> Result<InvoicePayment, Error> 
 }
 
 /// Reads a payment intent. Old shapes list its charges, the newest first.
-pub(super) fn read_payment_intent(json: &str, unknown: &mut UnknownCounts) -> Result<PaymentIntent, Error> {
-    let raw: RawPayment<'_> = parse(json)?;
+pub(super) fn read_payment_intent(raw: RawPayment<'_>, unknown: &mut UnknownCounts) -> Result<PaymentIntent, Error> {
     note_word("payment_intent.status", raw.status.text(), &INTENT_STATUSES, unknown);
     let newest = raw.charges.0.and_then(|charges| charges.data.0.first()?.id());
     Ok(PaymentIntent {
@@ -140,8 +137,7 @@ pub(super) fn read_payment_intent(json: &str, unknown: &mut UnknownCounts) -> Re
 }
 
 /// Reads a refund.
-pub(super) fn read_refund(json: &str, unknown: &mut UnknownCounts) -> Result<Refund, Error> {
-    let raw: RawPayment<'_> = parse(json)?;
+pub(super) fn read_refund(raw: RawPayment<'_>, unknown: &mut UnknownCounts) -> Result<Refund, Error> {
     note_word("refund.status", raw.status.text(), &REFUND_STATUSES, unknown);
     Ok(Refund {
         created: raw.created.time(),
@@ -155,8 +151,7 @@ pub(super) fn read_refund(json: &str, unknown: &mut UnknownCounts) -> Result<Ref
 }
 
 /// Reads a dispute.
-pub(super) fn read_dispute(json: &str, unknown: &mut UnknownCounts) -> Result<Dispute, Error> {
-    let raw: RawPayment<'_> = parse(json)?;
+pub(super) fn read_dispute(raw: RawPayment<'_>, unknown: &mut UnknownCounts) -> Result<Dispute, Error> {
     note_word("dispute.status", raw.status.text(), &DISPUTE_STATUSES, unknown);
     Ok(Dispute {
         id: raw.id.id().ok_or(missing("dispute", "id"))?,

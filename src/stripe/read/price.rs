@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::{
     lenient::{Decimal, Many, Maybe, Pairs, Ref, Scalar},
-    missing, note_word, parse,
+    missing, note_word,
 };
 use crate::{
     money::Rational,
@@ -105,8 +105,8 @@ struct RawCurrencyOption<'a> {
 }
 
 /// Reads a price or plan of its own.
-pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Price, Error> {
-    parse::<RawPrice<'_>>(json)?.read(unknown).ok_or(missing("price", "id"))
+pub(super) fn read(raw: RawPrice<'_>, unknown: &mut UnknownCounts) -> Result<Price, Error> {
+    raw.read(unknown).ok_or(missing("price", "id"))
 }
 
 /// Reads what a body says of an item's price: `price` (whole, or its id), else `plan`. A whole plan under a bare
@@ -243,7 +243,8 @@ mod tests {
             "tiers_mode":"volume","tiers":[{"up_to":10,"amount":5},
             {"up_to":null,"unit_amount_decimal":"0.25","flat_amount":100}],
             "transform_usage":{"divide_by":10,"round":"up"}}"#;
-        let (price, plan) = (read(price, &mut unknown).unwrap(), read(plan, &mut unknown).unwrap());
+        let mut read_json = |json| read(serde_json::from_str(json).unwrap(), &mut unknown).unwrap();
+        let (price, plan) = (read_json(price), read_json(plan));
         assert_eq!(price, plan);
         assert_eq!(price.interval, Some(Interval::Week));
         assert_eq!(price.tiers.unwrap()[1].up_to, None);
@@ -256,7 +257,7 @@ mod tests {
         let json = r#"{"id":"p","currency":"gold","recurring":{"interval":"decade","interval_count":0},"tiers":[1],
             "currency_options":{"eur":{"unit_amount":900},"jpy":{"unit_amount_decimal":"0.1"},"x":{"unit_amount":1},
             "gbp":{"unit_amount":null}}}"#;
-        let price = read(json, &mut unknown).unwrap();
+        let price = read(serde_json::from_str(json).unwrap(), &mut unknown).unwrap();
         assert_eq!((price.currency, price.interval, price.interval_count, price.tiers), (None, None, 1, None));
         let options: Vec<_> = price.currency_options.iter().map(|(code, amount)| format!("{code} {amount}")).collect();
         assert_eq!(options, ["eur 900", "jpy 1/10"]);

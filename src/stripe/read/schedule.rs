@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{
     discount::{self, RawCoupon},
     lenient::{Decimal, Many, Maybe, Ref, Scalar},
-    missing, note_word, parse,
+    missing, note_word,
     price::{self, RawPrice},
     tax::{self, RawTaxRate},
 };
@@ -15,7 +15,7 @@ use crate::stripe::{
 };
 
 #[derive(Deserialize)]
-struct RawSchedule<'a> {
+pub(super) struct RawSchedule<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -96,8 +96,7 @@ struct RawScheduleDiscount<'a> {
 const STATUSES: [&str; 5] = ["not_started", "active", "completed", "released", "canceled"];
 
 /// Reads a schedule.
-pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Schedule, Error> {
-    let raw: RawSchedule<'_> = parse(json)?;
+pub(super) fn read(raw: RawSchedule<'_>, unknown: &mut UnknownCounts) -> Result<Schedule, Error> {
     note_word("subscription_schedule.status", raw.status.text(), &STATUSES, unknown);
     Ok(Schedule {
         id: raw.id.id().ok_or(missing("subscription_schedule", "id"))?,

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use super::{
     discount::{self, RawDiscount},
     lenient::{Decimal, List, Many, Maybe, Ref, Scalar},
-    missing, note_word, parse,
+    missing, note_word,
     price::{self, RawPrice},
     tax::{self, RawTaxRate},
 };
@@ -15,7 +15,7 @@ use crate::stripe::{
 };
 
 #[derive(Deserialize)]
-struct RawSubscription<'a> {
+pub(super) struct RawSubscription<'a> {
     #[serde(borrow, default)]
     id: Scalar<'a>,
     #[serde(borrow, default)]
@@ -132,8 +132,7 @@ struct RawType<'a> {
 
 /// Reads a subscription. A body without a list of items but with a plan has one item, named after the
 /// subscription itself. An item that cannot be read makes the list count as truncated.
-pub(super) fn read(json: &str, unknown: &mut UnknownCounts) -> Result<Subscription, Error> {
-    let raw: RawSubscription<'_> = parse(json)?;
+pub(super) fn read(raw: RawSubscription<'_>, unknown: &mut UnknownCounts) -> Result<Subscription, Error> {
     let id = raw.id.id().ok_or(missing("subscription", "id"))?;
     let customer = raw.customer.id().ok_or(missing("subscription", "customer"))?;
     let mut items = Vec::new();
