@@ -1,23 +1,20 @@
 //! A GROUP BY at work: its groups as state, and what follows it computed again where groups changed.
 
-use std::{collections::BTreeMap, num::NonZero, thread};
+use std::collections::BTreeMap;
 
-use arrow::{array::RecordBatch, compute::concat_batches};
+use arrow::array::RecordBatch;
 use datafusion::execution::context::SessionContext;
 
 use super::{
     Error,
     class::Grouping,
-    groups::Groups,
+    groups::{Groups, Slot},
     kept::Bytes,
     leaf::Cell,
     pipeline::{MAX_GROUPS_OF_A_PARTITION, RowDelta},
-    query::{Linear, Query, Views},
+    query::{Linear, Query, Views, shares},
     remembered::Remembered,
 };
-
-/// Fewer partitions than this are not worth a second thread: starting the plan takes longer.
-const MIN_PARTITIONS_A_THREAD: usize = 256;
 
 pub(super) struct Aggregate {
     input: Linear,
@@ -72,10 +69,7 @@ impl Aggregate {
         let touched = (!all).then_some(&*parts);
         let before = match self.last.take() {
             Some(rows) => rows,
-            None => {
-                let (known, unknown) = self.remembered.recall(touched)?;
-                concat_batches(&known.schema(), [&known, &self.answer(unknown.as_deref()).await?])?
-            }
+            None => self.remembered.said(touched, async |unknown| self.answer(unknown).await).await?,
         };
         self.groups.update(&added, &added_slots, 1)?;
         self.groups.update(&removed, &removed_slots, -1)?;
@@ -99,22 +93,13 @@ impl Aggregate {
 
     /// The suffix over all groups, or over those of some partitions: of many, on all cores.
     async fn answer(&self, partitions: Option<&[Bytes]>) -> Result<RecordBatch, Error> {
-        let parts = match partitions {
+        let slots: Vec<Vec<Slot>> = match partitions {
             None => vec![self.groups.all()],
-            Some(partitions) => {
-                let threads = thread::available_parallelism().map_or(1, NonZero::get);
-                let share = partitions.len().div_ceil(threads).max(MIN_PARTITIONS_A_THREAD);
-                partitions.chunks(share).map(|partitions| self.groups.members(partitions)).collect()
-            }
+            Some(partitions) => shares(partitions).map(|partitions| self.groups.members(partitions)).collect(),
         };
-        let parts = parts.iter().map(|slots| self.groups.read(slots)).collect::<Result<Vec<_>, _>>()?;
-        let mut parts: Vec<RecordBatch> = parts.into_iter().filter(|rows| rows.num_rows() > 0).collect();
-        if parts.len() > 1 {
-            return self.suffix.run_over(&self.grouping.groups, parts).await;
-        }
-        let Some(rows) = parts.pop() else { return Ok(RecordBatch::new_empty(self.suffix.plan.schema())) };
-        self.grouping.groups.set(vec![rows]);
-        self.suffix.run().await
+        let groups = slots.iter().map(|slots| self.groups.read(slots)).collect::<Result<Vec<_>, _>>()?;
+        let groups = groups.into_iter().filter(|rows| rows.num_rows() > 0);
+        self.suffix.run_over(groups.map(|rows| vec![(self.grouping.groups.clone(), rows)]).collect()).await
     }
 
     pub(super) async fn load(

@@ -224,6 +224,8 @@ pub(crate) struct Groups {
     members: HashMap<Bytes, Vec<Slot>>,
     rows: Vec<i64>,
     free: Vec<Slot>,
+    /// Whether all was saved once: what changes is noted only from then on.
+    is_saved: bool,
     /// The slots whose groups changed since the last checkpoint, each once, and which they are.
     changed: Vec<Slot>,
     is_changed: Vec<bool>,
@@ -250,6 +252,7 @@ impl Groups {
             members: HashMap::new(),
             rows: Vec::new(),
             free: Vec::new(),
+            is_saved: false,
             changed: Vec::new(),
             is_changed: Vec::new(),
             dead: Vec::new(),
@@ -351,7 +354,7 @@ impl Groups {
     }
 
     fn note(&mut self, slot: Slot) {
-        if !std::mem::replace(&mut self.is_changed[slot as usize], true) {
+        if self.is_saved && !std::mem::replace(&mut self.is_changed[slot as usize], true) {
             self.changed.push(slot);
         }
     }
@@ -380,7 +383,9 @@ impl Groups {
                     }
                 }
                 self.index.remove(&key);
-                self.dead.push(key);
+                if self.is_saved {
+                    self.dead.push(key);
+                }
                 self.free.push(*slot);
                 self.accumulators.iter_mut().try_for_each(|accumulator| accumulator.reset(*slot as usize))?;
             }
@@ -401,8 +406,9 @@ impl Groups {
     }
 
     /// As one batch all groups, or those that changed since the last call: keys, number of rows, then values and counts
-    /// of each aggregate. A group that died has no rows.
+    /// of each aggregate. A group that died has no rows. The first call must be for all.
     pub(crate) fn save(&mut self, whole: bool) -> Result<RecordBatch, Error> {
+        self.is_saved = true;
         let mut changed = std::mem::take(&mut self.changed);
         for slot in &changed {
             self.is_changed[*slot as usize] = false;
@@ -464,7 +470,7 @@ impl Groups {
             }
             self.bury(&slots)?;
         }
-        self.dead.clear();
+        self.is_saved = true;
         Ok(())
     }
 }

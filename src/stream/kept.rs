@@ -1,7 +1,8 @@
 //! The rows that a keyed pipeline keeps: for every key how often each row of each linear part is there.
 //!
 //! The rows of a key lie in one run of bytes, in order: each takes its own bytes and [`HEADER`] more. What came and went
-//! since the last checkpoint is kept beside them, so that a checkpoint writes that alone.
+//! since the last checkpoint is kept beside them, so that a checkpoint writes that alone; before the first one, and where
+//! none ever comes, nothing is.
 
 use datafusion::common::HashMap;
 
@@ -48,7 +49,8 @@ pub(super) struct Kept {
     keys: HashMap<Bytes, Run>,
     /// How many different rows there are.
     rows: usize,
-    unsaved: Vec<Change>,
+    /// What came and went since all was last saved; none before that.
+    unsaved: Option<Vec<Change>>,
 }
 
 impl Kept {
@@ -56,10 +58,8 @@ impl Kept {
     pub(super) fn change(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         for changes in changes.chunk_by(|a, b| a.key == b.key) {
             let key = &changes[0].key;
-            let run = self.keys.get(key);
-            let before = run.map_or(0, |run| run.rows().count());
-            let run = Run::merged(run, changes)?;
-            self.rows = self.rows + run.rows().count() - before;
+            let (run, more) = Run::merged(self.keys.get(key), changes)?;
+            self.rows = self.rows.saturating_add_signed(more);
             if run.0.is_empty() {
                 self.keys.remove(key);
             } else if let Some(known) = self.keys.get_mut(key) {
@@ -68,7 +68,9 @@ impl Kept {
                 self.keys.insert(key.clone(), run);
             }
         }
-        self.unsaved.extend(changes);
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.extend(changes);
+        }
         Ok(())
     }
 
@@ -92,9 +94,9 @@ impl Kept {
         self.rows
     }
 
-    /// What came and went since the last call.
+    /// What came and went since the last call; of the first one nothing, which must save all.
     pub(super) fn take_unsaved(&mut self) -> Vec<Change> {
-        net(std::mem::take(&mut self.unsaved))
+        net(self.unsaved.replace(Vec::new()).unwrap_or_default())
     }
 }
 
@@ -114,10 +116,12 @@ impl Run {
         })
     }
 
-    fn merged(run: Option<&Self>, changes: &[Change]) -> Result<Self, Error> {
+    /// The rows of a key after some changes, and how many more different ones there are.
+    fn merged(run: Option<&Self>, changes: &[Change]) -> Result<(Self, isize), Error> {
         let room: usize = changes.iter().map(|change| HEADER + change.row.len()).sum();
         let mut merged = Vec::with_capacity(room + run.map_or(0, |run| run.0.len()));
         let mut rows = run.into_iter().flat_map(Self::rows).peekable();
+        let mut more = 0;
         for Change { leaf, row: bytes, weight, .. } in changes {
             let place = |row: &Row<'_>| (row.leaf, row.bytes).cmp(&(*leaf, bytes));
             while let Some(row) = rows.next_if(|row| place(row).is_lt()) {
@@ -130,11 +134,12 @@ impl Run {
             if left > 0 {
                 put(Row { leaf: *leaf, bytes, times: left }, &mut merged)?;
             }
+            more += isize::from(left > 0) - isize::from(times > 0);
         }
         for row in rows {
             put(row, &mut merged)?;
         }
-        Ok(Self(merged.into_boxed_slice()))
+        Ok((Self(merged.into_boxed_slice()), more))
     }
 }
 
@@ -184,10 +189,11 @@ mod tests {
 
     #[test]
     fn what_was_not_saved_makes_the_same_of_what_was() {
-        let mut kept = Kept::default();
-        kept.change(changes(&[("a", 0, "x", 3), ("b", 0, "y", 1)])).unwrap();
-        let mut again = Kept::default();
-        again.change(kept.take_unsaved()).unwrap();
+        let (mut kept, mut again) = (Kept::default(), Kept::default());
+        for rows in [&mut kept, &mut again] {
+            rows.change(changes(&[("a", 0, "x", 3), ("b", 0, "y", 1)])).unwrap();
+        }
+        assert!(kept.take_unsaved().is_empty(), "all is to be saved");
         kept.change(changes(&[("a", 0, "x", -2), ("b", 0, "y", -1)])).unwrap();
         kept.change(changes(&[("b", 0, "y", 1), ("c", 2, "z", 1)])).unwrap();
         again.change(kept.take_unsaved()).unwrap();

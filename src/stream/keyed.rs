@@ -33,10 +33,10 @@ use super::{
         stand_in,
     },
     kept::{Bytes, Change, Kept, Row, net},
-    leaf::Cell,
+    leaf::{Cell, Input},
     partition::{Proof, shown_keys, unaliased},
     pipeline::RowDelta,
-    query::{Linear, Query, Views},
+    query::{Linear, Query, Views, shares},
     remembered::Remembered,
 };
 
@@ -374,8 +374,7 @@ impl Keyed {
         let shown = self.views.look(cells, small).await?;
         let touched: Vec<Bytes> = changes.chunk_by(|a, b| a.key == b.key).map(|of_key| of_key[0].key.clone()).collect();
         let touched = if self.views.have_shown(&shown) { Some(&*touched) } else { None };
-        let (known, unknown) = self.remembered.recall(touched)?;
-        let before = concat_batches(&known.schema(), [&known, &self.answer(unknown.as_deref()).await?])?;
+        let before = self.remembered.said(touched, async |unknown| self.answer(unknown).await).await?;
         self.kept.change(changes)?;
         self.check_limits(touched)?;
         self.views.show(shown);
@@ -414,25 +413,32 @@ impl Keyed {
         Ok(())
     }
 
-    /// The answer for some keys, or for all.
-    async fn answer<'a>(&'a self, touched: Option<&[Bytes]>) -> Result<RecordBatch, Error> {
+    /// The answer for some keys, or for all: for many, on all cores.
+    async fn answer(&self, touched: Option<&[Bytes]>) -> Result<RecordBatch, Error> {
+        let inputs = match touched {
+            None => vec![self.input(self.kept.by_key().flatten())?],
+            Some(touched) => shares(touched)
+                .map(|keys| self.input(keys.iter().flat_map(|key| self.kept.of(key))))
+                .collect::<Result<Vec<_>, _>>()?,
+        };
+        self.suffix.run_over(inputs.into_iter().flatten().collect()).await
+    }
+
+    /// Rows as the rest of the query reads them; nothing if there are none.
+    fn input<'a>(&'a self, kept: impl Iterator<Item = Row<'a>>) -> Result<Option<Input>, Error> {
         let mut rows: Vec<Vec<&'a [u8]>> = vec![Vec::new(); self.sources.len()];
-        let mut add = |row: Row<'a>| {
+        for row in kept {
             let times = usize::try_from(row.times).unwrap_or(usize::MAX);
             rows[usize::from(row.leaf)].extend(std::iter::repeat_n(row.bytes, times));
-        };
-        match touched {
-            Some(touched) => touched.iter().flat_map(|key| self.kept.of(key)).for_each(&mut add),
-            None => self.kept.by_key().flatten().for_each(&mut add),
         }
         if rows.iter().all(Vec::is_empty) {
-            return Ok(RecordBatch::new_empty(self.suffix.plan.schema()));
+            return Ok(None);
         }
-        for (source, rows) in self.sources.iter().zip(&rows) {
+        let of_leaf = |(source, rows): (&Source, &Vec<&[u8]>)| {
             let columns = source.decode(rows)?;
-            source.rows.set(vec![RecordBatch::try_new(Arc::clone(&source.schema), columns)?]);
-        }
-        self.suffix.run().await
+            Ok((source.rows.clone(), RecordBatch::try_new(Arc::clone(&source.schema), columns)?))
+        };
+        self.sources.iter().zip(&rows).map(of_leaf).collect::<Result<_, _>>().map(Some)
     }
 
     /// All rows as one batch, or those that came and went since the last call: the leaf, how often, and the columns of

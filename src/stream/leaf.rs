@@ -40,12 +40,18 @@ impl Cell {
     }
 }
 
-/// Rows that one execution reads in the place of those in a cell: an extension of its session's configuration. So a plan
+/// Rows for some cells.
+pub(super) type Input = Vec<(Cell, RecordBatch)>;
+
+/// What one execution reads in the place of the rows in some cells: an extension of its session's configuration. So a plan
 /// can be executed over several sets of rows at once.
 #[derive(Debug)]
-pub(super) struct InPlaceOf {
-    pub(super) cell: Cell,
-    pub(super) rows: RecordBatch,
+pub(super) struct InPlace(pub(super) Input);
+
+impl InPlace {
+    fn of(&self, cell: &Cell) -> Option<&RecordBatch> {
+        self.0.iter().find(|(other, _)| Arc::ptr_eq(&other.0, &cell.0)).map(|(_, rows)| rows)
+    }
 }
 
 /// A table over a [`Cell`].
@@ -145,9 +151,9 @@ impl ExecutionPlan for CellExec {
     }
 
     fn execute(&self, _: usize, task: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let given = task.session_config().get_extension::<InPlaceOf>();
-        let batches = match given.filter(|given| Arc::ptr_eq(&given.cell.0, &self.cell.0)) {
-            Some(given) => vec![given.rows.clone()],
+        let given = task.session_config().get_extension::<InPlace>();
+        let batches = match given.as_ref().and_then(|given| given.of(&self.cell)) {
+            Some(rows) => vec![rows.clone()],
             None => self.cell.get(),
         };
         let schema = self.properties.eq_properties.schema();

@@ -4,7 +4,7 @@
 //! relations so far.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -12,9 +12,13 @@ use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch},
     compute::{CastOptions, cast_with_options, filter_record_batch},
     datatypes::SchemaRef,
-    row::{OwnedRow, RowConverter, SortField},
+    row::{Row, RowConverter, SortField},
 };
-use datafusion::{common::ScalarValue, execution::context::SessionContext, logical_expr::LogicalPlan};
+use datafusion::{
+    common::{HashMap, HashSet, ScalarValue},
+    execution::context::SessionContext,
+    logical_expr::LogicalPlan,
+};
 
 use super::{
     Error,
@@ -434,17 +438,17 @@ pub fn difference(before: &RecordBatch, after: &RecordBatch, key: &[usize], name
     };
     let (before_rows, before_keys) = (whole.convert_columns(before.columns())?, key_rows(before)?);
     let (after_rows, after_keys) = (whole.convert_columns(after.columns())?, key_rows(after)?);
-    let mut known: HashMap<OwnedRow, usize> = HashMap::with_capacity(before.num_rows());
-    for row in 0..before.num_rows() {
-        if known.insert(before_keys.row(row).owned(), row).is_some() {
+    let mut known: HashMap<Row<'_>, usize> = HashMap::with_capacity(before.num_rows());
+    for (row, key) in before_keys.iter().enumerate() {
+        if known.insert(key, row).is_some() {
             return Err(Error::Grain(name.to_owned()));
         }
     }
-    let mut seen = std::collections::HashSet::with_capacity(after.num_rows());
+    let mut seen: HashSet<Row<'_>> = HashSet::with_capacity(after.num_rows());
     let mut removed = vec![true; before.num_rows()];
     let mut added = vec![true; after.num_rows()];
     for (row, added) in added.iter_mut().enumerate() {
-        let key = after_keys.row(row).owned();
+        let key = after_keys.row(row);
         if let Some(old) = known.get(&key)
             && before_rows.row(*old) == after_rows.row(row)
         {

@@ -2,7 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    num::NonZero,
     sync::Arc,
+    thread,
 };
 
 use arrow::{
@@ -25,13 +27,23 @@ use tokio::{runtime::Handle, task::JoinSet};
 use super::{
     Error,
     class::View,
-    leaf::{Cell, InPlaceOf},
+    kept::Bytes,
+    leaf::{Cell, InPlace, Input},
     pipeline::RowDelta,
     planning::scans,
 };
 
 /// The most rows that one run may yield: a few gigabytes. A join that multiplies rows stops its pipeline, not the engine.
 const MAX_ROWS_OF_AN_ANSWER: usize = 20_000_000;
+
+/// Fewer keys than this are not worth a second thread: starting the plan takes longer.
+const MIN_KEYS_A_THREAD: usize = 256;
+
+/// Some keys, divided among the cores.
+pub(super) fn shares(keys: &[Bytes]) -> impl Iterator<Item = &[Bytes]> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    keys.chunks(keys.len().div_ceil(threads).max(MIN_KEYS_A_THREAD))
+}
 
 /// A plan that is executed again and again over the rows in its cells.
 pub(super) struct Query {
@@ -54,13 +66,17 @@ impl Query {
         run(&self.plan, Arc::clone(&self.task)).await
     }
 
-    /// Runs once over each batch of `parts` in the place of the rows in `cell`, on all cores; all that comes, in order.
-    pub(super) async fn run_over(&self, cell: &Cell, parts: Vec<RecordBatch>) -> Result<RecordBatch, Error> {
+    /// Runs once over each of some inputs, on all cores; all that comes, in order.
+    pub(super) async fn run_over(&self, mut inputs: Vec<Input>) -> Result<RecordBatch, Error> {
+        if inputs.len() <= 1 {
+            let Some(input) = inputs.pop() else { return Ok(RecordBatch::new_empty(self.plan.schema())) };
+            input.into_iter().for_each(|(cell, rows)| cell.set(vec![rows]));
+            return self.run().await;
+        }
         let runtime = Handle::current();
         let mut runs = JoinSet::new();
-        for (i, rows) in parts.into_iter().enumerate() {
-            let given = Arc::new(InPlaceOf { cell: cell.clone(), rows });
-            let config = self.task.session_config().clone().with_extension(given);
+        for (i, input) in inputs.into_iter().enumerate() {
+            let config = self.task.session_config().clone().with_extension(Arc::new(InPlace(input)));
             // Functions are found by name only when a plan is made.
             let task = TaskContext::new(
                 self.task.task_id(),

@@ -7,6 +7,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
+    compute::concat_batches,
     datatypes::{DataType, SchemaRef},
     row::{RowConverter, SortField},
 };
@@ -18,7 +19,7 @@ use super::{Error, kept::Bytes};
 const MAX_REMEMBERED_ROWS: usize = 200_000;
 
 /// The keys of which nothing is remembered; none when that is so of all.
-pub(super) type Unknown<'a> = Option<Cow<'a, [Bytes]>>;
+type Unknown<'a> = Option<Cow<'a, [Bytes]>>;
 
 pub(super) struct Remembered {
     schema: SchemaRef,
@@ -55,9 +56,19 @@ impl Remembered {
         Ok(Self { whole: RowConverter::new(whole)?, schema, key, said: HashMap::new(), rows: 0 })
     }
 
+    /// What was said of the touched keys, or of all; what is not remembered is asked.
+    pub(super) async fn said(
+        &self,
+        touched: Option<&[Bytes]>,
+        ask: impl AsyncFnOnce(Option<&[Bytes]>) -> Result<RecordBatch, Error>,
+    ) -> Result<RecordBatch, Error> {
+        let (known, unknown) = self.recall(touched)?;
+        Ok(concat_batches(&self.schema, [&known, &ask(unknown.as_deref()).await?])?)
+    }
+
     /// What was said of the touched keys, as far as it is remembered, and of which it is not. Without touched keys all
     /// are.
-    pub(super) fn recall<'a>(&mut self, touched: Option<&'a [Bytes]>) -> Result<(RecordBatch, Unknown<'a>), Error> {
+    fn recall<'a>(&self, touched: Option<&'a [Bytes]>) -> Result<(RecordBatch, Unknown<'a>), Error> {
         let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
         let Some(touched) = touched.filter(|_| !self.said.is_empty()) else {
             return Ok((nothing, touched.map(Cow::Borrowed)));
@@ -135,7 +146,7 @@ mod tests {
     }
 
     /// What is known of some keys, and how many are not.
-    fn recalled(remembered: &mut Remembered, keys: &[&str]) -> (Vec<i64>, usize) {
+    fn recalled(remembered: &Remembered, keys: &[&str]) -> (Vec<i64>, usize) {
         let touched = bytes(keys);
         let (known, unknown) = remembered.recall(Some(&touched)).unwrap();
         let known = known.column(0).as_primitive::<Int64Type>().values().to_vec();
@@ -146,12 +157,12 @@ mod tests {
     fn the_last_answer_is_remembered_also_that_there_was_none() {
         let mut remembered = remembered(Some(vec![1]));
         remembered.remember(Some(&bytes(&["a", "b", "c"])), &answer(&[("a", 1), ("b", 2), ("b", 3)])).unwrap();
-        assert_eq!(recalled(&mut remembered, &["a", "b", "c", "d"]), (vec![1, 2, 3], 1));
+        assert_eq!(recalled(&remembered, &["a", "b", "c", "d"]), (vec![1, 2, 3], 1));
         remembered.remember(Some(&bytes(&["b"])), &answer(&[("b", 4)])).unwrap();
-        assert_eq!(recalled(&mut remembered, &["a", "b"]), (vec![1, 4], 0));
+        assert_eq!(recalled(&remembered, &["a", "b"]), (vec![1, 4], 0));
         assert_eq!(remembered.rows, 5, "three keys and two rows");
         remembered.remember(None, &answer(&[])).unwrap();
-        assert_eq!(recalled(&mut remembered, &["a"]), (vec![], 1), "everything may be otherwise");
+        assert_eq!(recalled(&remembered, &["a"]), (vec![], 1), "everything may be otherwise");
     }
 
     #[test]
@@ -159,7 +170,7 @@ mod tests {
         for shown in [None, Some(vec![0])] {
             let mut remembered = remembered(shown);
             remembered.remember(Some(&bytes(&["a"])), &answer(&[("a", 1)])).unwrap();
-            assert_eq!(recalled(&mut remembered, &["a"]), (vec![], 1));
+            assert_eq!(recalled(&remembered, &["a"]), (vec![], 1));
         }
     }
 
@@ -168,10 +179,10 @@ mod tests {
         let mut remembered = remembered(Some(vec![1]));
         let many = |key, rows: usize| answer(&vec![(key, 1); rows]);
         remembered.remember(Some(&bytes(&["a"])), &many("a", MAX_REMEMBERED_ROWS - 1)).unwrap();
-        assert_eq!(recalled(&mut remembered, &["a"]).1, 0);
+        assert_eq!(recalled(&remembered, &["a"]).1, 0);
         remembered.remember(Some(&bytes(&["b"])), &many("b", 1)).unwrap();
-        assert_eq!(recalled(&mut remembered, &["a", "b"]), (vec![1], 1), "the newest only");
+        assert_eq!(recalled(&remembered, &["a", "b"]), (vec![1], 1), "the newest only");
         remembered.remember(Some(&bytes(&["c"])), &many("c", MAX_REMEMBERED_ROWS)).unwrap();
-        assert_eq!(recalled(&mut remembered, &["b", "c"]), (vec![], 2));
+        assert_eq!(recalled(&remembered, &["b", "c"]), (vec![], 2));
     }
 }

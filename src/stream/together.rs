@@ -55,81 +55,121 @@ pub(crate) fn advance<K: Keeper>(
     let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = Handle::current();
     let order: Vec<String> = pipelines.iter().map(|pipeline| pipeline.name().to_owned()).collect();
-    let mut unfinished: BTreeSet<String> = order.iter().cloned().collect();
-    let mut waiting = pipelines;
-    let mut outcomes = Vec::new();
+    let unfinished = order.iter().cloned().collect();
+    let mut round = Round { waiting: pipelines, unfinished, changed, end, keeper, outcomes: Vec::new() };
     let side_by_side = || {
         thread::scope(|scope| {
             let (finished, next) = mpsc::channel();
             let mut at_work = BTreeMap::new();
             loop {
                 while at_work.len() < threads
-                    && let Some(i) = waiting.iter().position(|p| p.sources().is_disjoint(&unfinished))
+                    && let Some(task) = round.next()
                 {
-                    let pipeline = waiting.remove(i);
-                    let name = pipeline.name().to_owned();
-                    let sources = if !pipeline.has_work(changed, end) {
-                        Ok(None)
-                    } else if pipeline.is_snapshot() {
-                        keeper.sources(pipeline)
-                    } else {
-                        Ok(Some(Tables::new()))
-                    };
-                    let sources = match sources {
-                        Ok(Some(sources)) => sources,
-                        Ok(None) => {
-                            unfinished.remove(&name);
-                            continue;
-                        }
-                        Err(error) => {
-                            outcomes.push(Outcome { name, cost: Duration::ZERO, failed: Some(error) });
-                            continue;
-                        }
-                    };
-                    let read = changed.iter().filter(|(name, _)| pipeline.sources().contains(*name));
-                    let read: BTreeMap<String, RowDelta> =
-                        read.map(|(name, delta)| (name.clone(), delta.clone())).collect();
+                    let name = task.pipeline.name().to_owned();
                     let (done, runtime) = (Done(finished.clone(), name.clone()), runtime.clone());
                     let thread = scope.spawn(move || {
                         let _done = done;
-                        let begin = Instant::now();
-                        let advanced = runtime.block_on(async {
-                            if pipeline.is_snapshot() {
-                                pipeline.run(end, &sources).await
-                            } else {
-                                pipeline.advance(&read, end).await
-                            }
-                        });
-                        (begin.elapsed(), advanced)
+                        task.run(&runtime)
                     });
                     at_work.insert(name, thread);
                 }
-                let Some((name, thread)) = (!at_work.is_empty())
-                    .then(|| next.recv().ok())
-                    .flatten()
-                    .and_then(|name| at_work.remove_entry(&name))
-                else {
+                if at_work.is_empty() {
                     return Ok(());
+                }
+                let Some((name, thread)) = next.recv().ok().and_then(|name| at_work.remove_entry(&name)) else {
+                    continue;
                 };
                 let (cost, advanced) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-                let failed = match advanced {
-                    Ok(delta) => {
-                        unfinished.remove(&name);
-                        if !delta.is_empty() {
-                            keeper.keep(&name, &delta)?;
-                            changed.insert(name.clone(), delta);
-                        }
-                        None
-                    }
-                    Err(error) => Some(error),
-                };
-                outcomes.push(Outcome { name, cost, failed });
+                round.take_in(name, cost, advanced)?;
             }
         })
     };
     tokio::task::block_in_place(side_by_side)?;
+    let mut outcomes = round.outcomes;
     outcomes.sort_by_key(|outcome| order.iter().position(|name| *name == outcome.name));
     Ok(outcomes)
+}
+
+/// The pipelines of an epoch, as far as they have come.
+struct Round<'a, K> {
+    waiting: Vec<&'a mut Pipeline>,
+    /// Those that wait, are at work or have failed: what reads them waits.
+    unfinished: BTreeSet<String>,
+    changed: &'a mut BTreeMap<String, RowDelta>,
+    end: &'a EpochEnd,
+    keeper: &'a mut K,
+    outcomes: Vec<Outcome>,
+}
+
+impl<'a, K: Keeper> Round<'a, K> {
+    /// The work of the first pipeline that can run now, past those that the epoch does not concern.
+    fn next(&mut self) -> Option<Task<'a>> {
+        while let Some(i) = self.waiting.iter().position(|p| p.sources().is_disjoint(&self.unfinished)) {
+            let pipeline = self.waiting.remove(i);
+            match self.sources(pipeline) {
+                Ok(Some(sources)) => {
+                    let read = self.changed.iter().filter(|(name, _)| pipeline.sources().contains(*name));
+                    let changed = read.map(|(name, delta)| (name.clone(), delta.clone())).collect();
+                    return Some(Task { pipeline, changed, sources, end: self.end });
+                }
+                Ok(None) => {
+                    self.unfinished.remove(pipeline.name());
+                }
+                Err(error) => {
+                    let name = pipeline.name().to_owned();
+                    self.outcomes.push(Outcome { name, cost: Duration::ZERO, failed: Some(error) });
+                }
+            }
+        }
+        None
+    }
+
+    /// The tables that a pipeline reads, which only one on a schedule does; nothing if there is no work for it.
+    fn sources(&self, pipeline: &Pipeline) -> Result<Option<Tables>, Error> {
+        if !pipeline.has_work(self.changed, self.end) {
+            return Ok(None);
+        }
+        if pipeline.is_snapshot() { self.keeper.sources(pipeline) } else { Ok(Some(Tables::new())) }
+    }
+
+    fn take_in(&mut self, name: String, cost: Duration, advanced: Result<RowDelta, Error>) -> Result<(), K::Error> {
+        let failed = match advanced {
+            Ok(delta) => {
+                self.unfinished.remove(&name);
+                if !delta.is_empty() {
+                    self.keeper.keep(&name, &delta)?;
+                    self.changed.insert(name.clone(), delta);
+                }
+                None
+            }
+            Err(error) => Some(error),
+        };
+        self.outcomes.push(Outcome { name, cost, failed });
+        Ok(())
+    }
+}
+
+/// A pipeline with what it needs to run.
+struct Task<'a> {
+    pipeline: &'a mut Pipeline,
+    changed: BTreeMap<String, RowDelta>,
+    sources: Tables,
+    end: &'a EpochEnd,
+}
+
+impl Task<'_> {
+    /// What changes in its table, and the wall time that it took.
+    fn run(self, runtime: &Handle) -> (Duration, Result<RowDelta, Error>) {
+        let begin = Instant::now();
+        let advanced = runtime.block_on(async {
+            if self.pipeline.is_snapshot() {
+                self.pipeline.run(self.end, &self.sources).await
+            } else {
+                self.pipeline.advance(&self.changed, self.end).await
+            }
+        });
+        (begin.elapsed(), advanced)
+    }
 }
 
 /// Says which thread has ended, however it ended.
