@@ -19,6 +19,7 @@ use num_bigint::BigInt;
 use num_traits::Zero;
 use serde::{Deserialize, Serialize};
 
+use super::packing::packed;
 use crate::{
     money::{Amount, Currency, Error, Rational},
     time::EventTime,
@@ -38,13 +39,15 @@ pub enum Method {
 }
 
 /// What a line pays for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Period {
     /// Its first instant.
     pub start: EventTime,
     /// The first instant after it; where that is no later than `start`, the line is earned at `start`.
     pub end: EventTime,
 }
+
+packed!(Period { start, end });
 
 impl Period {
     /// How much of how much of the period has passed before `time`: nothing until it begins, all from its end on.

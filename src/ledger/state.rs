@@ -17,7 +17,7 @@ use super::{
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 5;
+const FORMAT: u8 = 6;
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {
