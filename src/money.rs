@@ -214,8 +214,12 @@ impl PeriodAmount {
     /// # Errors
     /// [`Error::Overflow`] beyond [`Self::MAX_PICOS`].
     pub fn from_minor(minor: &Rational, currency: Currency) -> Result<Self, Error> {
-        let scale = BigInt::from(Self::PICOS / 10_i64.pow(currency.exponent()));
-        let picos = round_half_even(&(minor * scale)).to_i128().ok_or(Error::Overflow)?;
+        let scale = Self::PICOS / 10_i64.pow(currency.exponent());
+        let picos = match (minor.numer().to_i64(), minor.denom().to_i64()) {
+            // Nearly all, as above.
+            (Some(above), Some(below)) => divide_half_even(i128::from(above) * i128::from(scale), below.into()),
+            _ => round_half_even(&(minor * BigInt::from(scale))).to_i128().ok_or(Error::Overflow)?,
+        };
         if picos.abs() > Self::MAX_PICOS { Err(Error::Overflow) } else { Ok(Self(picos)) }
     }
 

@@ -227,6 +227,10 @@ impl Bill {
         &self,
         refunded: impl Iterator<Item = &'a Refunded>,
     ) -> Vec<(Source, Arc<str>, EventTime, Vec<Rational>)> {
+        let mut refunded = refunded.peekable();
+        if self.notes.is_empty() && refunded.peek().is_none() && self.given_up.is_none() && self.voided_at.is_none() {
+            return Vec::new();
+        }
         let nets: Vec<Rational> = self.lines.iter().map(|line| whole(line.net)).collect();
         let net: Rational = nets.iter().sum();
         let mut taken = Vec::new();

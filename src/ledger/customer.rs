@@ -12,7 +12,7 @@ use super::{
     history::{History, Inserted},
     movements::Movements,
     packing::{packed, packed_by_serde},
-    replay::{Context, Surroundings},
+    replay::{Context, Surroundings, earlier},
     resting::{Calm, Repeat, Sketch},
     revenue::Books,
     rows::LateEvent,
@@ -394,14 +394,14 @@ impl CustomerState {
             self.usage.settle(cx.scope, cx.customer, cx.shelf, cx.rules, cx.delta);
         }
         self.schedules.settle(cx);
-        let mut written = false;
+        let mut written = None;
         for (id, history) in &mut self.subscriptions {
-            written |= history.replay(id, &self.around, cx);
+            written = earlier(written, history.replay(id, &self.around, cx));
         }
         let Self { subscriptions, movements, .. } = self;
-        if written {
+        if let Some(from) = written {
             let held = subscriptions.iter().flat_map(|(_, history)| history.written());
-            movements.publish(cx.scope, cx.customer, held, cx.rules, cx.delta)?;
+            movements.publish(from, cx.scope, cx.customer, held, cx.rules, cx.delta)?;
         }
         let mut folded = Ok(());
         for (_, history) in subscriptions.iter_mut() {

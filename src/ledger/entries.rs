@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     content::{Content, Quantity, insert_tight},
     hash::row_id,
-    packing::{packed, packed_by_serde},
+    packing::{Pack, Packer, Unpacker, packed, packed_words},
     rows::{Cause, Delta, LedgerEntry, Measure, OutlookEntry},
     valuation::{Standing, Value, Valued},
 };
@@ -25,7 +25,17 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Causes(u32);
 
-packed_by_serde!(Causes, Side);
+impl Pack for Causes {
+    fn pack(&self, to: &mut Packer) {
+        self.0.pack(to);
+    }
+
+    fn unpack(from: &mut Unpacker<'_>) -> Option<Self> {
+        u32::unpack(from).map(Self)
+    }
+}
+
+packed_words!(Side { Start, End, Change, Imported });
 
 impl Causes {
     pub(crate) fn one(cause: Cause) -> Self {

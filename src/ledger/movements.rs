@@ -134,6 +134,15 @@ impl Sums {
         Ok(())
     }
 
+    /// Adds up an instant.
+    fn pass(&mut self, instant: &[Part<'_>]) -> Result<(), Error> {
+        for part in instant {
+            self.add(part.currency, part.change, part.items)?;
+        }
+        self.ever |= self.pays();
+        Ok(())
+    }
+
     fn pays(&self) -> bool {
         self.mrr.iter().any(|(_, sum)| sum.micros() > 0)
     }
@@ -175,10 +184,11 @@ impl Movements {
         Ok(())
     }
 
-    /// Nets and classifies everything again and publishes the difference. `written` are the entries that the
-    /// subscriptions still hold.
+    /// Nets and classifies again what can have changed since entries of the time `from` were written, and publishes the
+    /// difference. `written` are the entries that the subscriptions still hold.
     pub(crate) fn publish<'a>(
         &mut self,
+        from: EventTime,
         scope: &Scope,
         customer: &CustomerId,
         written: impl Iterator<Item = (EventTime, &'a Slot)>,
@@ -197,13 +207,18 @@ impl Movements {
             let end = end_of(anchor, rules);
             let (instant, later) = rest.split_at_mut(rest.partition_point(|part| part.time < end));
             rest = later;
+            if end <= from {
+                sums.pass(instant)?;
+                continue;
+            }
             instant.sort_by_key(|part| part.currency);
             for (key, moved) in classify(anchor, instant, &mut sums, rules)? {
                 keys.push(key);
                 put(published, key, Some(moved), |change| delta.movements.push(change), scope, customer);
             }
         }
-        let gone = published.iter().filter(|row| row.row.is_some() && keys.binary_search(&row.key).is_err());
+        let past = published.partition_point(|row| end_of(row.key.0, rules) <= from);
+        let gone = published[past..].iter().filter(|row| row.row.is_some() && keys.binary_search(&row.key).is_err());
         for key in gone.map(|row| row.key).collect::<Vec<_>>() {
             put(published, key, None, |change| delta.movements.push(change), scope, customer);
         }

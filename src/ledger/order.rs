@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     content,
-    packing::{packed, packed_by_serde},
+    packing::{packed, packed_words},
 };
 use crate::stripe::types::{Event, Object, Subscription};
 
@@ -21,7 +21,7 @@ pub(crate) enum Stage {
     Deleted,
 }
 
-packed_by_serde!(Stage);
+packed_words!(Stage { Created, Ordinary, Deleted });
 
 impl Stage {
     pub(crate) fn of(event: &Event) -> Self {

@@ -4,14 +4,13 @@
 //! again and again: here every text, every content and every value is stored once and shared again when it is read. That
 //! halves the bytes, and more than halves the time to read and write them.
 
-use std::{collections::HashMap, hash::Hasher, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     catalogue::Need,
     content::Content,
-    hash::{Fingerprint, QuickHash},
     rows::{Cause, Measure, MovementKind},
     valuation::Valued,
 };
@@ -65,6 +64,23 @@ macro_rules! packed_by_serde {
     )*};
 }
 
+/// Packs one of a few words, given in the order in which they are declared.
+macro_rules! packed_words {
+    ($type:ident { $($word:ident),* $(,)? }) => {
+        impl $crate::ledger::packing::Pack for $type {
+            fn pack(&self, to: &mut $crate::ledger::packing::Packer) {
+                match self {
+                    $(Self::$word)|* => to.byte(*self as u8),
+                }
+            }
+
+            fn unpack(from: &mut $crate::ledger::packing::Unpacker<'_>) -> Option<Self> {
+                [$(Self::$word),*].get(usize::from(from.byte()?)).copied()
+            }
+        }
+    };
+}
+
 macro_rules! packed_texts {
     ($($type:ty),* $(,)?) => {$(
         impl Pack for $type {
@@ -79,19 +95,38 @@ macro_rules! packed_texts {
     )*};
 }
 
-pub(crate) use {packed, packed_by_serde};
+pub(crate) use {packed, packed_by_serde, packed_words};
 
 packed_texts!(DiscountId, EventId, PriceId, ProductId, SubscriptionId, SubscriptionItemId);
-packed_by_serde!(Cause, Interval, Measure, MovementKind, Need, Rational, SubscriptionStatus);
+packed_by_serde!(Need, Rational);
+packed_words!(Interval { Day, Week, Month, Year });
+packed_words!(MovementKind { Imported, New, Reactivation, Expansion, Contraction, Churn });
+packed_words!(Measure { Mrr, Trial, CancelScheduled });
+
+/// Texts among which an equal one is looked for: more than most states have, few enough to look at each.
+const TEXTS_SEARCHED: usize = 64;
+
+/// What tells most texts apart: length, beginning and end.
+fn mark(text: &[u8]) -> u64 {
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    let (first, last) = match (text.first_chunk(), text.last_chunk()) {
+        (Some(first), Some(last)) => (u64::from_le_bytes(*first), u64::from_le_bytes(*last)),
+        _ => (word(text), 0),
+    };
+    first.rotate_left(8) ^ last ^ (text.len() as u64).rotate_left(56)
+}
 
 /// Writes bytes; its room is used again for the next customer.
 #[derive(Default)]
 pub(crate) struct Packer {
     bytes: Vec<u8>,
-    /// By a hash: the number of a text, and where it lies in the bytes.
-    texts: HashMap<u64, (usize, std::ops::Range<usize>), QuickHash>,
-    /// Texts written, those included whose hash is another's.
-    written: usize,
+    /// What texts are found by, and where they lie in the bytes.
+    marks: Vec<u64>,
+    texts: Vec<Range<usize>>,
     contents: Vec<Arc<Content>>,
     values: Vec<Arc<Valued>>,
     error: Option<postcard::Error>,
@@ -104,8 +139,8 @@ impl Packer {
     /// What serde cannot write.
     pub(crate) fn bytes_of(&mut self, state: &impl Pack) -> Result<&[u8], postcard::Error> {
         self.bytes.clear();
+        self.marks.clear();
         self.texts.clear();
-        self.written = 0;
         state.pack(self);
         self.contents.clear();
         self.values.clear();
@@ -113,6 +148,10 @@ impl Packer {
             Some(error) => Err(error),
             None => Ok(&self.bytes),
         }
+    }
+
+    pub(crate) fn byte(&mut self, byte: u8) {
+        self.bytes.push(byte);
     }
 
     /// A number, seven bits a byte.
@@ -124,27 +163,23 @@ impl Packer {
         self.bytes.push(number as u8);
     }
 
-    /// Text: the number of an equal one before it, or 0 and the text.
+    /// Text: the number of an equal one among the last before it, or 0 and the text.
     fn text(&mut self, text: &str) {
-        let mut print = Fingerprint::new();
-        print.write(text.as_bytes());
-        let hash = print.finish();
-        let known = self.texts.get(&hash);
-        if let Some((number, held)) = known
-            && self.bytes[held.clone()] == *text.as_bytes()
+        let text = text.as_bytes();
+        let mark = mark(text);
+        let searched = self.marks.len().saturating_sub(TEXTS_SEARCHED);
+        let known = self.marks[searched..].iter().rposition(|other| *other == mark).map(|place| searched + place);
+        if let Some(place) = known
+            && self.bytes[self.texts[place].clone()] == *text
         {
-            let number = *number as u64;
-            return self.number(number);
+            return self.number(place as u64 + 1);
         }
-        let collides = known.is_some();
         self.number(0);
         self.number(text.len() as u64);
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(text.as_bytes());
-        self.written += 1;
-        if !collides {
-            self.texts.insert(hash, (self.written, start..self.bytes.len()));
-        }
+        self.bytes.extend_from_slice(text);
+        self.marks.push(mark);
+        self.texts.push(start..self.bytes.len());
     }
 
     pub(crate) fn serde(&mut self, value: &impl Serialize) {
@@ -168,6 +203,9 @@ impl Packer {
     }
 }
 
+/// About so many bytes of a state have one text that is new.
+const BYTES_A_TEXT: usize = 48;
+
 /// Reads bytes.
 pub(crate) struct Unpacker<'a> {
     bytes: &'a [u8],
@@ -180,6 +218,7 @@ impl<'a> Unpacker<'a> {
     /// What the bytes hold, and nothing else; `None` if they do not.
     pub(crate) fn read<T: Pack>(bytes: &'a [u8]) -> Option<T> {
         let mut from = Self::new(bytes);
+        from.texts.reserve(bytes.len() / BYTES_A_TEXT);
         let state = T::unpack(&mut from)?;
         from.bytes.is_empty().then_some(state)
     }
@@ -205,7 +244,7 @@ impl<'a> Unpacker<'a> {
         Some(*taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
+    pub(crate) fn byte(&mut self) -> Option<u8> {
         self.array().map(|[byte]| byte)
     }
 
@@ -279,6 +318,16 @@ impl Pack for Arc<str> {
     }
 }
 
+impl Pack for Cause {
+    fn pack(&self, to: &mut Packer) {
+        to.byte(*self as u8);
+    }
+
+    fn unpack(from: &mut Unpacker<'_>) -> Option<Self> {
+        Self::ALL.get(usize::from(from.byte()?)).copied()
+    }
+}
+
 impl Pack for Currency {
     fn pack(&self, to: &mut Packer) {
         to.text(self.as_str());
@@ -289,9 +338,44 @@ impl Pack for Currency {
     }
 }
 
+/// The ones of Stripe's by a number, an unknown one as text behind 0.
+impl Pack for SubscriptionStatus {
+    fn pack(&self, to: &mut Packer) {
+        to.byte(match self {
+            Self::Other(_) => 0,
+            Self::Active => 1,
+            Self::PastDue => 2,
+            Self::Trialing => 3,
+            Self::Incomplete => 4,
+            Self::IncompleteExpired => 5,
+            Self::Unpaid => 6,
+            Self::Canceled => 7,
+            Self::Paused => 8,
+        });
+        if let Self::Other(word) = self {
+            to.text(word);
+        }
+    }
+
+    fn unpack(from: &mut Unpacker<'_>) -> Option<Self> {
+        Some(match from.byte()? {
+            0 => Self::Other(from.text()?.to_string()),
+            1 => Self::Active,
+            2 => Self::PastDue,
+            3 => Self::Trialing,
+            4 => Self::Incomplete,
+            5 => Self::IncompleteExpired,
+            6 => Self::Unpaid,
+            7 => Self::Canceled,
+            8 => Self::Paused,
+            _ => return None,
+        })
+    }
+}
+
 impl Pack for bool {
     fn pack(&self, to: &mut Packer) {
-        to.bytes.push(u8::from(*self));
+        to.byte(u8::from(*self));
     }
 
     fn unpack(from: &mut Unpacker<'_>) -> Option<Self> {

@@ -12,7 +12,7 @@ use super::{
     content::{Content, Quantity},
     discounts::{self, Line, Taken},
     hash::Fingerprint,
-    packing::{packed, packed_by_serde},
+    packing::{packed, packed_words},
     parts::{Part, Tax, Unpriced},
     rows::Measure,
     rules::{Rules, ScheduledCancellation},
@@ -82,7 +82,7 @@ pub(crate) enum Standing {
     Trial,
 }
 
-packed_by_serde!(Standing);
+packed_words!(Standing { Out, Counted, Leaving, Trial });
 
 impl Standing {
     /// Whether it is recurring revenue.
