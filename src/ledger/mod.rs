@@ -12,6 +12,7 @@
 
 mod billing;
 mod bills;
+mod buckets;
 mod catalogue;
 mod content;
 mod customer;
@@ -42,8 +43,7 @@ mod visits;
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
-    iter::Peekable,
+    collections::{BTreeMap, BTreeSet},
 };
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
@@ -58,13 +58,12 @@ pub use rules::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Ru
 pub use schedules::{MAX_PHASES, MAX_SCHEDULES};
 pub use usage::{MAX_TOLD_LINES, MAX_WAITING_LINES};
 
-use billing::{Parked, Payers, payment_ids, payment_key};
+use billing::{Parked, payment_ids, payment_key};
+use buckets::Buckets;
 use catalogue::{Lesson, Need, Shelf, Telling};
-use customer::CustomerState;
-use hash::QuickHash;
 use parts::Memo;
 use replay::Context;
-use resting::{Resting, Scratch};
+use resting::Scratch;
 use rows::LedgerGap;
 use visits::{Brought, Glance, Visit, Visits, Whom};
 
@@ -119,19 +118,6 @@ pub struct Ledger {
     scratch: Scratch,
 }
 
-/// The customers and payments whose keys fall here.
-#[derive(Default)]
-struct Bucket {
-    customers: BTreeMap<Scope, Customers>,
-    payers: Payers,
-    dirty: bool,
-    /// The customers that changed since the last checkpoint.
-    changed: Vec<(Scope, CustomerId)>,
-}
-
-/// The customers of one account and mode.
-type Customers = HashMap<CustomerId, Resting, QuickHash>;
-
 impl Ledger {
     /// An empty ledger.
     #[must_use]
@@ -141,7 +127,7 @@ impl Ledger {
             folding: true,
             shelves: BTreeMap::new(),
             catalogue_dirty: false,
-            buckets: Buckets(std::iter::repeat_with(Bucket::default).take(BUCKETS).collect()),
+            buckets: Buckets::default(),
             memo: Memo::default(),
             scratch: Scratch::default(),
         }
@@ -320,10 +306,9 @@ impl Ledger {
 
     fn payer_of<'e>(&self, event: &'e Event) -> Option<Cow<'e, CustomerId>> {
         payer(&event.object).map(Cow::Borrowed).or_else(|| {
-            payment_ids(&event.object).into_iter().find_map(|id| {
-                let key = payment_key(&event.scope, id);
-                self.buckets.0[usize::from((key >> 56) as u8)].payers.get(key).cloned().map(Cow::Owned)
-            })
+            payment_ids(&event.object)
+                .into_iter()
+                .find_map(|id| self.buckets.payer(payment_key(&event.scope, id)).cloned().map(Cow::Owned))
         })
     }
 
@@ -408,106 +393,6 @@ enum Whose<'e> {
     Unknown,
     /// The catalogue's alone, or nothing that is counted.
     Nobodys,
-}
-
-/// All buckets.
-struct Buckets(Vec<Bucket>);
-
-impl Buckets {
-    fn of_key(&mut self, key: u64) -> &mut Bucket {
-        &mut self.0[usize::from((key >> 56) as u8)]
-    }
-
-    /// Notes whose a payment is; gives back what waited for that.
-    fn note_payer(&mut self, event: &Event, customer: &CustomerId) -> Vec<Parked> {
-        let mut waited = Vec::new();
-        for id in payment_ids(&event.object) {
-            let key = payment_key(&event.scope, id);
-            let bucket = self.of_key(key);
-            if bucket.payers.note(key, event.created, customer) {
-                bucket.dirty = true;
-                waited.extend(bucket.payers.unpark(key));
-            }
-        }
-        waited
-    }
-
-    /// Everybody whose history rests on one of `needs`, by id. It looks at every customer, which is why it is only done
-    /// for what was known and turns out otherwise: a fact of Stripe's that a file had wrong.
-    fn users(&self, scope: &Scope, needs: &BTreeSet<Need>) -> Result<Vec<CustomerId>, Error> {
-        let mut users = Vec::new();
-        for (id, customer) in self.0.iter().filter_map(|bucket| bucket.customers.get(scope)).flatten() {
-            if customer.open()?.touch_users(needs) {
-                users.push(id.clone());
-            }
-        }
-        // Rows are written in the same order in every process.
-        users.sort_unstable();
-        Ok(users)
-    }
-}
-
-impl Bucket {
-    /// Takes in what is brought, up to the first that does more than repeat what is known. True if nothing is left.
-    fn repeat<'a>(
-        &mut self,
-        whom: &Whom<'_>,
-        brought: &mut Peekable<impl Iterator<Item = Brought<'a>>>,
-        folding: bool,
-        scratch: &mut Scratch,
-    ) -> Result<bool, Error> {
-        let Some(customers) = self.customers.get_mut(whom.scope) else { return Ok(false) };
-        let Some(resting) = customers.get_mut(&*whom.customer) else { return Ok(false) };
-        let mut changed = false;
-        while let Some(next) = brought.peek()
-            && resting.repeat(*next, folding, scratch)?
-        {
-            changed = true;
-            brought.next();
-        }
-        if changed {
-            self.dirty = true;
-            if !std::mem::replace(&mut resting.unsaved, true) {
-                self.changed.extend(changed_one(customers, whom));
-            }
-        }
-        Ok(brought.peek().is_none())
-    }
-
-    /// A customer's state, with what was repeated while it was at rest.
-    fn open(&self, whom: &Whom<'_>, cx: &mut Context<'_>) -> Result<CustomerState, Error> {
-        let resting = self.customers.get(whom.scope).and_then(|customers| customers.get(&*whom.customer));
-        let Some(resting) = resting else { return Ok(CustomerState::default()) };
-        let mut state = resting.open()?;
-        for repeat in resting.repeats() {
-            state.repeat(repeat?, cx)?;
-        }
-        Ok(state)
-    }
-
-    fn rest(&mut self, whom: Whom<'_>, state: &CustomerState, scratch: &mut Scratch) -> Result<(), Error> {
-        self.dirty = true;
-        let mut resting = Resting::of(state, scratch)?;
-        resting.unsaved = true;
-        let customers = match self.customers.get_mut(whom.scope) {
-            Some(customers) => customers,
-            None => self.customers.entry(whom.scope.clone()).or_default(),
-        };
-        let was_unsaved = match customers.get_mut(&*whom.customer) {
-            Some(held) => std::mem::replace(held, resting).unsaved,
-            None => customers.insert(whom.customer.as_ref().clone(), resting).is_some(),
-        };
-        if !was_unsaved {
-            self.changed.extend(changed_one(customers, &whom));
-        }
-        Ok(())
-    }
-}
-
-/// Whom to note as changed: by the id that is held already, so that an event's own copy of it can go.
-fn changed_one(customers: &Customers, whom: &Whom<'_>) -> Option<(Scope, CustomerId)> {
-    let (id, _) = customers.get_key_value(&*whom.customer)?;
-    Some((whom.scope.clone(), id.clone()))
 }
 
 /// Who pays, where an object says so.

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Bucket, Customers, Error, Ledger,
+    Error, Ledger,
     billing::{Payers, PayersChanges},
+    buckets::{Bucket, Customers},
     catalogue::Shelf,
     resting::Resting,
     rules::Rules,
