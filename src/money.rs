@@ -149,13 +149,26 @@ impl Amount {
     /// # Errors
     /// [`Error::Overflow`] beyond `decimal(28,6)`.
     pub fn from_minor(minor: &Rational, currency: Currency) -> Result<Self, Error> {
+        Self::from_minor_share(minor, (1, 1), currency)
+    }
+
+    /// The same of `above / below` of the value; `below` is positive.
+    ///
+    /// # Errors
+    /// [`Error::Overflow`] beyond `decimal(28,6)`.
+    pub fn from_minor_share(minor: &Rational, (above, below): (i64, i64), currency: Currency) -> Result<Self, Error> {
         let micros_a_minor = UNIT / 10_i128.pow(currency.exponent());
         // Nearly all amounts and shares of them: one division instead of several of large numbers.
-        let small = (minor.numer().to_i64(), minor.denom().to_i64());
-        let micros = match small {
-            (Some(above), Some(below)) => divide_half_even(i128::from(above) * micros_a_minor, below.into()),
-            _ => round_half_even(&(minor * BigInt::from(micros_a_minor))).to_i128().ok_or(Error::Overflow)?,
+        let small = || {
+            let (numerator, denominator) = (minor.numer().to_i64()?, minor.denom().to_i64()?);
+            let dividend = i128::from(numerator).checked_mul(above.into())?.checked_mul(micros_a_minor)?;
+            Some(divide_half_even(dividend, i128::from(denominator) * i128::from(below)))
         };
+        let exact = || {
+            let share = Rational::new(above.into(), below.into());
+            round_half_even(&(minor * share * BigInt::from(micros_a_minor))).to_i128().ok_or(Error::Overflow)
+        };
+        let micros = small().map_or_else(exact, Ok)?;
         if micros.abs() > MAX_MICROS { Err(Error::Overflow) } else { Ok(Self(micros)) }
     }
 
@@ -201,8 +214,12 @@ impl PeriodAmount {
     /// # Errors
     /// [`Error::Overflow`] beyond [`Self::MAX_PICOS`].
     pub fn from_minor(minor: &Rational, currency: Currency) -> Result<Self, Error> {
-        let scale = BigInt::from(Self::PICOS / 10_i64.pow(currency.exponent()));
-        let picos = round_half_even(&(minor * scale)).to_i128().ok_or(Error::Overflow)?;
+        let scale = Self::PICOS / 10_i64.pow(currency.exponent());
+        let picos = match (minor.numer().to_i64(), minor.denom().to_i64()) {
+            // Nearly all, as above.
+            (Some(above), Some(below)) => divide_half_even(i128::from(above) * i128::from(scale), below.into()),
+            _ => round_half_even(&(minor * BigInt::from(scale))).to_i128().ok_or(Error::Overflow)?,
+        };
         if picos.abs() > Self::MAX_PICOS { Err(Error::Overflow) } else { Ok(Self(picos)) }
     }
 

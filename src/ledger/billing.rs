@@ -19,6 +19,7 @@ use super::{
     content::insert_tight,
     hash::{QuickHash, short},
     history::HORIZON_DAYS,
+    packing::{packed, packed_by_serde},
     rows::BillingEvent,
 };
 use crate::{
@@ -177,7 +178,7 @@ pub(crate) fn payment_ids(object: &Object) -> Vec<&str> {
 }
 
 /// What one customer's events have told so far, within its horizon.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Told {
     newest: Option<EventTime>,
     /// Facts told, by time.
@@ -188,6 +189,8 @@ pub(crate) struct Told {
     refunds: BTreeMap<u64, Refunds>,
 }
 
+packed!(Told { newest, seen, forgotten, refunds });
+
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 struct Refunds {
     newest: EventTime,
@@ -195,6 +198,8 @@ struct Refunds {
     of_charge: i64,
     counted: i64,
 }
+
+packed_by_serde!(BTreeMap<u64, Refunds>);
 
 /// What became of an event.
 pub(crate) enum Heard {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use num_bigint::BigInt;
 use num_traits::Zero;
-use serde::{Deserialize, Serialize};
 
 use super::{
     hash::short,
+    packing::packed,
     recognition::{Method, Period, net_of, share_out},
 };
 use crate::{
@@ -45,7 +45,7 @@ impl Source {
 }
 
 /// An invoice.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Bill {
     /// Empty until an event of the finalised invoice itself comes.
     pub(super) id: Arc<str>,
@@ -65,7 +65,9 @@ pub(crate) struct Bill {
     pub(super) reported: bool,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+packed!(Bill { id, currency, finalized_at, gross, lines, truncated, voided_at, given_up, paid_at, notes, reported });
+
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct BillLine {
     pub(super) id: Arc<str>,
     pub(super) subscription: Option<SubscriptionId>,
@@ -75,8 +77,10 @@ pub(crate) struct BillLine {
     pub(super) period: Period,
 }
 
+packed!(BillLine { id, subscription, price, product, net, period });
+
 /// A credit note.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Note {
     pub(super) id: Arc<str>,
     pub(super) at: EventTime,
@@ -90,8 +94,10 @@ pub(crate) struct Note {
     pub(super) refunds: Vec<u64>,
 }
 
+packed!(Note { id, at, voided_at, all, taxed, lines, refunds });
+
 /// What is told of the refunds of one payment.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Refunded {
     pub(super) charge: Arc<str>,
     /// Hashes of the ids by which its invoice may know the payment.
@@ -105,13 +111,17 @@ pub(crate) struct Refunded {
     pub(super) stated: Vec<(EventTime, i64)>,
 }
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+packed!(Refunded { charge, ids, reported, by_id, heard_at, stated });
+
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct RefundFact {
     pub(super) id: u64,
     pub(super) minor: i64,
     pub(super) at: EventTime,
     pub(super) failed_at: Option<EventTime>,
 }
+
+packed!(RefundFact { id, minor, at, failed_at });
 
 /// A whole number of minor units.
 pub(crate) fn whole(minor: i64) -> Rational {
@@ -217,6 +227,10 @@ impl Bill {
         &self,
         refunded: impl Iterator<Item = &'a Refunded>,
     ) -> Vec<(Source, Arc<str>, EventTime, Vec<Rational>)> {
+        let mut refunded = refunded.peekable();
+        if self.notes.is_empty() && refunded.peek().is_none() && self.given_up.is_none() && self.voided_at.is_none() {
+            return Vec::new();
+        }
         let nets: Vec<Rational> = self.lines.iter().map(|line| whole(line.net)).collect();
         let net: Rational = nets.iter().sum();
         let mut taken = Vec::new();

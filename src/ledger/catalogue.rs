@@ -434,11 +434,15 @@ impl Shelf {
         self.timers.insert((time, customer.clone()))
     }
 
+    /// Whether any reminder is due.
+    pub(crate) fn is_due(&self) -> bool {
+        self.timers.first().is_some_and(|(time, _)| *time <= self.last_event)
+    }
+
     /// Reminders that are due, with their times.
     pub(crate) fn due(&mut self) -> Vec<(EventTime, CustomerId)> {
-        let now = self.last_event;
         let mut due = Vec::new();
-        while self.timers.first().is_some_and(|(time, _)| *time <= now) {
+        while self.is_due() {
             due.extend(self.timers.pop_first());
         }
         due

@@ -7,9 +7,11 @@
 use std::{hash::Hasher, sync::Arc};
 
 use num_traits::{Signed, ToPrimitive};
-use serde::{Deserialize, Serialize};
 
-use super::hash::Fingerprint;
+use super::{
+    hash::Fingerprint,
+    packing::{Pack, Packer, Unpacker, packed},
+};
 use crate::{
     money::{Currency, Rational},
     stripe::{
@@ -20,7 +22,7 @@ use crate::{
 };
 
 /// Units of an item; small whole numbers take no heap.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Quantity {
     Whole(i64),
     Exact(Box<Rational>),
@@ -67,8 +69,28 @@ impl From<&Rational> for Quantity {
     }
 }
 
+impl Pack for Quantity {
+    fn pack(&self, to: &mut Packer) {
+        let (whole, exact) = match self {
+            Self::Whole(units) => (Some(*units), None),
+            Self::Exact(units) => (None, Some(units)),
+        };
+        whole.pack(to);
+        if let Some(exact) = exact {
+            exact.pack(to);
+        }
+    }
+
+    fn unpack(from: &mut Unpacker<'_>) -> Option<Self> {
+        Some(match Option::unpack(from)? {
+            Some(units) => Self::Whole(units),
+            None => Self::Exact(Pack::unpack(from)?),
+        })
+    }
+}
+
 /// One item.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Item {
     pub(crate) id: SubscriptionItemId,
     pub(crate) price: PriceId,
@@ -78,9 +100,13 @@ pub(crate) struct Item {
     pub(crate) inclusive_percent: Option<Box<Rational>>,
 }
 
+packed!(Item { id, price, quantity, discounts, inclusive_percent });
+
 /// One state of a subscription, as far as revenue goes.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Content {
+    /// The fingerprint of the rest: [`print`]. First, because it tells most contents apart.
+    pub(crate) print: u64,
     pub(crate) status: SubscriptionStatus,
     pub(crate) currency: Option<Currency>,
     pub(crate) items: Vec<Item>,
@@ -97,8 +123,85 @@ pub(crate) struct Content {
     pub(crate) started: Option<EventTime>,
 }
 
+packed!(Content {
+    print,
+    status,
+    currency,
+    items,
+    items_truncated,
+    discounts,
+    cancel_scheduled,
+    fixed_term,
+    collection_paused,
+    payment_failed,
+    trial_end,
+    started,
+});
+
 impl Content {
     pub(crate) fn of(subscription: &Subscription) -> Self {
+        Self::sketched(subscription, print(subscription))
+    }
+
+    /// That of a subscription whose [`print`] is known.
+    pub(crate) fn sketched(subscription: &Subscription, print: u64) -> Self {
+        let Flags { cancel_scheduled, fixed_term, collection_paused, payment_failed } = Flags::of(subscription);
+        Self {
+            print,
+            status: subscription.status.clone(),
+            currency: subscription.currency,
+            items: subscription.items.iter().map(|one| item(one, &subscription.tax_rates)).collect(),
+            items_truncated: subscription.items_truncated,
+            discounts: subscription.discounts.iter().map(discount_key).collect(),
+            cancel_scheduled,
+            fixed_term,
+            collection_paused,
+            payment_failed,
+            trial_end: subscription.trial_end,
+            started: started(subscription),
+        }
+    }
+}
+
+/// The fingerprint of what a subscription says about revenue: of a [`Content`], without making one.
+pub(crate) fn print(subscription: &Subscription) -> u64 {
+    let mut print = Fingerprint::new();
+    print.text(subscription.status.as_str()).text(subscription.currency.as_ref().map_or("", Currency::as_str));
+    print.number(subscription.items.len() as u64);
+    for item in &subscription.items {
+        print.text(item.id.as_str()).text(item.price.id.as_str());
+        print_quantity(&mut print, item.quantity.as_ref().map(Quantity::from).as_ref());
+        print_discounts(&mut print, &item.discounts);
+        match inclusive_percent(item, &subscription.tax_rates) {
+            Some(percent) => print.text(&percent.to_string()),
+            None => print.number(0),
+        };
+    }
+    print_discounts(&mut print, &subscription.discounts);
+    let flags = Flags::of(subscription);
+    for flag in [
+        subscription.items_truncated,
+        flags.cancel_scheduled,
+        flags.fixed_term,
+        flags.collection_paused,
+        flags.payment_failed,
+    ] {
+        print.number(flag.into());
+    }
+    print.optional(subscription.trial_end.map(EventTime::micros));
+    print.optional(started(subscription).map(EventTime::micros)).finish()
+}
+
+/// What follows from several fields.
+struct Flags {
+    cancel_scheduled: bool,
+    fixed_term: bool,
+    collection_paused: bool,
+    payment_failed: bool,
+}
+
+impl Flags {
+    fn of(subscription: &Subscription) -> Self {
         let cancel_at = subscription.cancel_at;
         // Portal cancellations in flexible billing set only `cancel_at`, to the end of the current period; a later
         // one is a fixed term (stripe.md §3, revenue.md "scheduled to cancel").
@@ -108,40 +211,16 @@ impl Content {
         };
         let failed = |reason: &Option<String>| reason.as_deref().is_some_and(|reason| reason.starts_with("payment_"));
         Self {
-            status: subscription.status.clone(),
-            currency: subscription.currency,
-            items: subscription.items.iter().map(|one| item(one, &subscription.tax_rates)).collect(),
-            items_truncated: subscription.items_truncated,
-            discounts: subscription.discounts.iter().map(discount_key).collect(),
             cancel_scheduled: subscription.cancel_at_period_end || within_period,
             fixed_term: cancel_at.is_some() && !subscription.cancel_at_period_end && !within_period,
             collection_paused: subscription.pause_collection.is_some(),
             payment_failed: failed(&subscription.cancellation_reason) || failed(&subscription.pause_reason),
-            trial_end: subscription.trial_end,
-            started: subscription.start_date.or(subscription.created),
         }
     }
+}
 
-    /// A fingerprint of all of it.
-    pub(crate) fn print(&self) -> u64 {
-        let mut print = Fingerprint::new();
-        let Self { status, currency, items, discounts, trial_end, started, .. } = self;
-        print.text(status.as_str()).text(currency.as_ref().map_or("", Currency::as_str));
-        print.number(items.len() as u64);
-        for Item { id, price, quantity, discounts, inclusive_percent } in items {
-            print.text(id.as_str()).text(price.as_str());
-            print_quantity(&mut print, quantity.as_ref());
-            print_ids(&mut print, discounts);
-            print.text(&inclusive_percent.as_ref().map_or_else(String::new, ToString::to_string));
-        }
-        print_ids(&mut print, discounts);
-        let flags =
-            [self.items_truncated, self.cancel_scheduled, self.fixed_term, self.collection_paused, self.payment_failed];
-        for flag in flags {
-            print.number(flag.into());
-        }
-        print.optional(trial_end.map(EventTime::micros)).optional(started.map(EventTime::micros)).finish()
-    }
+fn started(subscription: &Subscription) -> Option<EventTime> {
+    subscription.start_date.or(subscription.created)
 }
 
 fn print_quantity(print: &mut Fingerprint, quantity: Option<&Quantity>) {
@@ -153,23 +232,24 @@ fn print_quantity(print: &mut Fingerprint, quantity: Option<&Quantity>) {
     }
 }
 
-fn print_ids(print: &mut Fingerprint, ids: &[DiscountId]) {
-    print.number(ids.len() as u64);
-    for id in ids {
-        print.text(id.as_str());
-    }
-}
-
 fn item(item: &SubscriptionItem, of_subscription: &[TaxRate]) -> Item {
-    let rates = if item.tax_rates.is_empty() { of_subscription } else { &item.tax_rates };
-    let inclusive: Rational = rates.iter().filter(|rate| rate.inclusive).map(|rate| &rate.percentage).sum();
     Item {
         id: item.id.clone(),
         price: item.price.id.clone(),
         quantity: item.quantity.as_ref().map(Quantity::from),
         discounts: item.discounts.iter().map(discount_key).collect(),
-        inclusive_percent: inclusive.is_positive().then(|| Box::new(inclusive)),
+        inclusive_percent: inclusive_percent(item, of_subscription).map(Box::new),
     }
+}
+
+/// The sum of the tax rates that an item's amount includes, in percent, where there are any.
+fn inclusive_percent(item: &SubscriptionItem, of_subscription: &[TaxRate]) -> Option<Rational> {
+    let rates = if item.tax_rates.is_empty() { of_subscription } else { &item.tax_rates };
+    if rates.is_empty() {
+        return None;
+    }
+    let inclusive: Rational = rates.iter().filter(|rate| rate.inclusive).map(|rate| &rate.percentage).sum();
+    inclusive.is_positive().then_some(inclusive)
 }
 
 fn period_end(subscription: &Subscription) -> Option<EventTime> {

@@ -9,14 +9,16 @@ use super::{
     billing::{Heard, Told},
     catalogue::Need,
     content::{discount_key, full_discount_key, insert_tight},
-    history::{History, Inserted, Snap},
+    history::{History, Inserted},
     movements::Movements,
-    replay::{Context, Surroundings},
-    resting::{Calm, Repeat},
+    packing::{packed, packed_by_serde},
+    replay::{Context, Surroundings, earlier},
+    resting::{Calm, Repeat, Sketch},
     revenue::Books,
     rows::LateEvent,
     schedules::Schedules,
     usage::Usage,
+    visits::Brought,
 };
 use crate::{
     money::Rational,
@@ -35,7 +37,7 @@ pub const MAX_DISCOUNT_CHANGES: usize = 64;
 pub const MAX_TAX_LINES: usize = 64;
 
 /// A change of the customer's own discounts.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 struct DiscountChange {
     time: EventTime,
     /// Within a second: what a whole customer says, then what began, then what ended.
@@ -44,6 +46,8 @@ struct DiscountChange {
     appended_at: EventTime,
 }
 
+packed!(DiscountChange { time, what, event_id, appended_at });
+
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 enum DiscountMove {
     Are(Vec<DiscountId>),
@@ -51,8 +55,10 @@ enum DiscountMove {
     Remove(DiscountId),
 }
 
+packed_by_serde!(DiscountMove);
+
 /// What a finalised invoice line told of the tax that its amount includes.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 struct TaxTold {
     time: EventTime,
     item: SubscriptionItemId,
@@ -63,6 +69,8 @@ struct TaxTold {
     appended_at: EventTime,
 }
 
+packed!(TaxTold { time, item, net, gross, event_id, appended_at });
+
 impl TaxTold {
     fn net_share(&self) -> Rational {
         Rational::new(self.net.into(), self.gross.into())
@@ -70,13 +78,15 @@ impl TaxTold {
 }
 
 /// What lies around a customer's subscriptions.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Around {
     deleted: Option<(EventTime, EventTime, EventId)>,
     discounts: Vec<DiscountChange>,
     /// By time.
     taxes: Vec<TaxTold>,
 }
+
+packed!(Around { deleted, discounts, taxes });
 
 impl Around {
     /// The lines that told something else than the line before them of the same item.
@@ -89,7 +99,7 @@ impl Around {
 }
 
 /// One customer.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct CustomerState {
     /// By id.
     subscriptions: Vec<(SubscriptionId, History)>,
@@ -100,6 +110,8 @@ pub(crate) struct CustomerState {
     schedules: Schedules,
     books: Books,
 }
+
+packed!(CustomerState { subscriptions, around, movements, told, usage, schedules, books });
 
 impl Surroundings for Around {
     fn deleted(&self) -> Option<(EventTime, EventTime, &EventId)> {
@@ -167,20 +179,20 @@ impl CustomerState {
     }
 
     /// Takes in what was repeated while the customer was at rest.
-    pub(crate) fn repeat(&mut self, repeat: &Repeat<'_>, cx: &mut Context<'_>) -> Result<(), Error> {
+    pub(crate) fn repeat(&mut self, repeat: Repeat, cx: &mut Context<'_>) -> Result<(), Error> {
+        let folding = std::mem::replace(&mut cx.folding, repeat.folding);
+        cx.trigger = repeat.appended_at;
         if let Some((_, history)) = self.subscriptions.get_mut(repeat.place as usize) {
             history.repeat(repeat);
         }
-        let folding = std::mem::replace(&mut cx.folding, repeat.folding);
-        cx.trigger = repeat.said.appended_at;
         let settled = self.settle(cx);
         cx.folding = folding;
         settled
     }
 
     /// Takes in an event. True if it has to be settled.
-    pub(crate) fn hear(&mut self, arrival: Arrival<'_>, cx: &mut Context<'_>) -> bool {
-        let Arrival { event, appended_at } = arrival;
+    pub(crate) fn hear(&mut self, brought: Brought<'_>, cx: &mut Context<'_>) -> bool {
+        let Brought { arrival: Arrival { event, appended_at }, sketch } = brought;
         let Context { customer, rules, folding, .. } = *cx;
         let mut settle = false;
         if let Object::Invoice(invoice) = &event.object {
@@ -199,7 +211,10 @@ impl CustomerState {
             self.books.hear(event, appended_at, customer, rules.recognition, folding, cx.delta);
         }
         let inserted = match &event.object {
-            Object::Subscription(subscription) => self.subscription(event, subscription, appended_at, folding),
+            Object::Subscription(subscription) => {
+                let sketch = sketch.unwrap_or_else(|| Sketch::of(event, subscription));
+                self.subscription(event, subscription, sketch, appended_at, folding)
+            }
             Object::Customer(customer) => self.customer(event, customer, appended_at, folding),
             Object::Discount(discount) => self.discount(event, discount, appended_at, folding),
             Object::Schedule(schedule) => self.schedules.insert(event, schedule, appended_at),
@@ -234,6 +249,7 @@ impl CustomerState {
         &mut self,
         event: &Event,
         subscription: &Subscription,
+        sketch: Sketch,
         appended_at: EventTime,
         folding: bool,
     ) -> Inserted {
@@ -243,8 +259,7 @@ impl CustomerState {
             insert_tight(&mut self.subscriptions, position, entry);
             position
         });
-        let history = &mut self.subscriptions[position].1;
-        history.insert(Snap::of(event, subscription, appended_at, history.begins_open()), event.created, folding)
+        self.subscriptions[position].1.hear(event, subscription, sketch, appended_at, folding)
     }
 
     /// Takes in a snapshot of the customer itself.
@@ -379,14 +394,14 @@ impl CustomerState {
             self.usage.settle(cx.scope, cx.customer, cx.shelf, cx.rules, cx.delta);
         }
         self.schedules.settle(cx);
-        let mut written = false;
+        let mut written = None;
         for (id, history) in &mut self.subscriptions {
-            written |= history.replay(id, &self.around, cx);
+            written = earlier(written, history.replay(id, &self.around, cx));
         }
         let Self { subscriptions, movements, .. } = self;
-        if written {
+        if let Some(from) = written {
             let held = subscriptions.iter().flat_map(|(_, history)| history.written());
-            movements.publish(cx.scope, cx.customer, held, cx.rules, cx.delta)?;
+            movements.publish(from, cx.scope, cx.customer, held, cx.rules, cx.delta)?;
         }
         let mut folded = Ok(());
         for (_, history) in subscriptions.iter_mut() {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     content::{Content, Quantity, insert_tight},
     hash::row_id,
+    packing::{Pack, Packer, Unpacker, packed, packed_words},
     rows::{Cause, Delta, LedgerEntry, Measure, OutlookEntry},
     valuation::{Standing, Value, Valued},
 };
@@ -23,6 +24,18 @@ use crate::{
 /// A set of causes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Causes(u32);
+
+impl Pack for Causes {
+    fn pack(&self, to: &mut Packer) {
+        self.0.pack(to);
+    }
+
+    fn unpack(from: &mut Unpacker<'_>) -> Option<Self> {
+        u32::unpack(from).map(Self)
+    }
+}
+
+packed_words!(Side { Start, End, Change, Imported });
 
 impl Causes {
     pub(crate) fn one(cause: Cause) -> Self {
@@ -83,7 +96,7 @@ impl Side {
 }
 
 /// One change of one item.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Entry {
     pub(crate) measure: Measure,
     pub(crate) item: SubscriptionItemId,
@@ -98,6 +111,8 @@ pub(crate) struct Entry {
     pub(crate) quantity: Quantity,
     pub(crate) known_at: EventTime,
 }
+
+packed!(Entry { measure, item, price, product, currency, cadence, side, causes, list, mrr, quantity, known_at });
 
 impl Entry {
     fn same_place(&self, other: &Self) -> bool {
@@ -120,7 +135,7 @@ impl Entry {
 }
 
 /// The last entry written for a place in a second.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Slot {
     pub(crate) entry: Entry,
     pub(crate) events: Vec<EventId>,
@@ -129,6 +144,8 @@ pub(crate) struct Slot {
     /// False once it has been reversed.
     pub(crate) live: bool,
 }
+
+packed!(Slot { entry, events, revision, live });
 
 /// The entries that lead from `before` to `after`, of every figure.
 pub(crate) fn between(before: &Valued, after: &Valued, imported: bool) -> Vec<Entry> {

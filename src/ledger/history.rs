@@ -7,14 +7,13 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     catalogue::Need,
     content::{self, Content},
     entries::Slot,
     order::{Stage, Trace},
-    resting::{Repeat, Said},
+    packing::packed,
+    resting::{Repeat, Sketch},
     valuation::Valued,
 };
 use crate::{
@@ -43,9 +42,17 @@ pub(crate) struct Snap {
     pub(super) before: Option<Arc<Content>>,
 }
 
+packed!(Snap { id, appended_at, trace, content, before });
+
 impl Snap {
     /// Reads an event; `keep_before` says whether the content before it may be asked for.
-    pub(crate) fn of(event: &Event, subscription: &Subscription, appended_at: EventTime, keep_before: bool) -> Self {
+    fn of(
+        event: &Event,
+        subscription: &Subscription,
+        sketch: Sketch,
+        appended_at: EventTime,
+        keep_before: bool,
+    ) -> Self {
         let before = match event.before.as_deref() {
             Some(Object::Subscription(before)) if keep_before => Some(Arc::new(Content::of(before))),
             _ => None,
@@ -53,8 +60,8 @@ impl Snap {
         Self {
             id: event.id.clone(),
             appended_at,
-            trace: Trace::of(event, subscription),
-            content: Arc::new(Content::of(subscription)),
+            content: Arc::new(Content::sketched(subscription, sketch.content)),
+            trace: sketch.trace,
             before,
         }
     }
@@ -69,6 +76,8 @@ pub(crate) struct State {
     pub(super) event_id: Option<EventId>,
 }
 
+packed!(State { valued, print, known_at, event_id });
+
 /// One second in which something happened, or in which something outside the subscription changed its value: its
 /// customer's discount or deletion, or the end of a discount.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -82,14 +91,18 @@ pub(crate) struct Step {
     pub(super) shown: Vec<Shown>,
 }
 
+packed!(Step { time, snaps, after, slots, shown });
+
 /// The item state last written of a second.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 pub(crate) struct Shown {
     pub(super) item: SubscriptionItemId,
     /// Fingerprint of what was written.
     pub(super) print: u64,
     pub(super) revision: u32,
 }
+
+packed!(Shown { item, print, revision });
 
 /// What became of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,14 +127,29 @@ pub(crate) struct History {
     pub(super) dirty: Option<(EventTime, EventTime)>,
 }
 
+packed!(History { creation_seen, newest, base, opening, steps, gaps; dirty });
+
 impl History {
     /// Whether the history's beginning is still open.
     pub(crate) fn begins_open(&self) -> bool {
         !self.creation_seen && self.base.is_none()
     }
 
+    /// Takes in the snapshot of an event.
+    pub(crate) fn hear(
+        &mut self,
+        event: &Event,
+        subscription: &Subscription,
+        sketch: Sketch,
+        appended_at: EventTime,
+        folding: bool,
+    ) -> Inserted {
+        let snap = Snap::of(event, subscription, sketch, appended_at, self.begins_open());
+        self.insert(snap, event.created, folding)
+    }
+
     /// Puts a snapshot in its second.
-    pub(crate) fn insert(&mut self, mut snap: Snap, time: EventTime, folding: bool) -> Inserted {
+    fn insert(&mut self, mut snap: Snap, time: EventTime, folding: bool) -> Inserted {
         let position = self.steps.partition_point(|step| step.time < time);
         let here = self.steps.get(position).is_some_and(|step| step.time == time);
         if here && self.steps[position].snaps.iter().any(|other| other.id == snap.id) {
@@ -191,13 +219,11 @@ impl History {
     }
 
     /// Takes in a snapshot that repeats the newest content.
-    pub(crate) fn repeat(&mut self, repeat: &Repeat<'_>) {
+    pub(crate) fn repeat(&mut self, repeat: Repeat) {
         let content = self.newest_state().and_then(|(_, state)| state.valued.content.clone());
         let Some(content) = content else { return };
-        let Said { event_id, appended_at, trace } = &repeat.said;
-        let (id, trace) = ((*event_id).into(), trace.clone());
-        let snap = Snap { id, appended_at: *appended_at, trace, content, before: None };
-        self.insert(snap, repeat.time, repeat.folding);
+        let Repeat { time, folding, event_id: id, appended_at, trace, .. } = repeat;
+        self.insert(Snap { id, appended_at, trace, content, before: None }, time, folding);
     }
 
     /// Asks for everything from `from` on to be worked out again, at least up to `to`.

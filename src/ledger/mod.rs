@@ -12,6 +12,7 @@
 
 mod billing;
 mod bills;
+mod buckets;
 mod catalogue;
 mod content;
 mod customer;
@@ -23,7 +24,7 @@ mod history;
 pub mod listing;
 mod movements;
 mod order;
-mod packed;
+mod packing;
 mod parts;
 pub mod recognition;
 mod replay;
@@ -41,8 +42,8 @@ mod valuation;
 mod visits;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    iter::Peekable,
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
 };
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
@@ -57,15 +58,14 @@ pub use rules::{BackdatedStart, DiscountOrder, LogoChurnDenominator, Profile, Ru
 pub use schedules::{MAX_PHASES, MAX_SCHEDULES};
 pub use usage::{MAX_TOLD_LINES, MAX_WAITING_LINES};
 
-use billing::{Parked, Payers, payment_ids, payment_key};
+use billing::{Parked, payment_ids, payment_key};
+use buckets::Buckets;
 use catalogue::{Lesson, Need, Shelf, Telling};
-use customer::CustomerState;
-use hash::QuickHash;
 use parts::Memo;
 use replay::Context;
-use resting::Resting;
+use resting::Scratch;
 use rows::LedgerGap;
-use visits::Visits;
+use visits::{Brought, Glance, Visit, Visits, Whom};
 
 use crate::{
     stripe::{
@@ -115,21 +115,8 @@ pub struct Ledger {
     buckets: Buckets,
     memo: Memo,
     /// Room to write a customer's bytes in.
-    scratch: Vec<u8>,
+    scratch: Scratch,
 }
-
-/// The customers and payments whose keys fall here.
-#[derive(Default)]
-struct Bucket {
-    customers: BTreeMap<Scope, Customers>,
-    payers: Payers,
-    dirty: bool,
-    /// The customers that changed since the last checkpoint.
-    changed: Vec<(Scope, CustomerId)>,
-}
-
-/// The customers of one account and mode.
-type Customers = HashMap<CustomerId, Resting, QuickHash>;
 
 impl Ledger {
     /// An empty ledger.
@@ -140,9 +127,9 @@ impl Ledger {
             folding: true,
             shelves: BTreeMap::new(),
             catalogue_dirty: false,
-            buckets: Buckets(std::iter::repeat_with(Bucket::default).take(BUCKETS).collect()),
+            buckets: Buckets::default(),
             memo: Memo::default(),
-            scratch: Vec::new(),
+            scratch: Scratch::default(),
         }
     }
 
@@ -166,12 +153,20 @@ impl Ledger {
     /// must then not be used any further.
     pub fn apply(&mut self, batch: &[Arrival<'_>]) -> Result<Delta, Error> {
         let mut delta = Delta::default();
-        let mut visits = Visits::default();
-        let waited: Vec<_> = self.learn(batch, &mut visits, &mut delta)?.into_iter().map(Parked::into_event).collect();
+        let mut visits = Visits::with_capacity(batch.len());
+        let Learnt { waited, glances } = self.learn(batch, &mut visits, &mut delta)?;
+        let waited: Vec<_> = waited.into_iter().map(Parked::into_event).collect();
         let waited = waited.iter().map(|(event, appended_at)| Arrival { event, appended_at: *appended_at });
-        for arrival in waited.chain(batch.iter().copied()) {
+        for (arrival, glance) in waited.map(|arrival| (arrival, None)).chain(batch.iter().copied().zip(glances)) {
+            if let Some(Glance { whom, sketch }) = glance {
+                visits.bring(Brought { arrival, sketch: Some(sketch) }, whom);
+                continue;
+            }
             match self.whose(arrival.event) {
-                Whose::Customers(customer) => visits.bring(arrival, customer),
+                Whose::Customers(customer) => {
+                    let whom = Whom::new(&arrival.event.scope, customer);
+                    visits.bring(Brought { arrival, sketch: None }, whom);
+                }
                 Whose::Unknown => self.park(arrival, &mut delta),
                 Whose::Nobodys => {}
             }
@@ -192,61 +187,24 @@ impl Ledger {
     /// The bucket a customer's state lies in; the same in every version.
     #[must_use]
     pub fn bucket_of(scope: &Scope, customer: &CustomerId) -> u8 {
-        (payment_key(scope, customer.as_str()) >> 56) as u8
+        (Self::key_of(scope, customer) >> 56) as u8
+    }
+
+    fn key_of(scope: &Scope, customer: &CustomerId) -> u64 {
+        payment_key(scope, customer.as_str())
     }
 
     /// Catalogue first: what a batch teaches about prices, coupons, discounts and payers holds for all of the batch.
-    /// Gives back the refunds and disputes whose payer is now known.
     fn learn<'a>(
         &mut self,
         batch: &[Arrival<'a>],
         visits: &mut Visits<'a>,
         delta: &mut Delta,
-    ) -> Result<Vec<Parked>, Error> {
-        let mut waited = Vec::new();
-        let mut revised: BTreeMap<&Scope, (BTreeSet<Need>, EventTime)> = BTreeMap::new();
-        for &Arrival { event, appended_at } in batch {
-            if !self.shelves.contains_key(&event.scope) {
-                self.shelves.insert(event.scope.clone(), Shelf::default());
-            }
-            let Some(shelf) = self.shelves.get_mut(&event.scope) else {
-                continue;
-            };
-            if event.moves_clock() {
-                self.catalogue_dirty |= shelf.tick(event.created);
-            }
-            let telling = Telling::of(event, appended_at);
-            let mut lesson = Lesson::default();
-            self.catalogue_dirty |= shelf.learn(&event.object, &telling, &mut lesson);
-            if let Some(before) = &event.before {
-                self.catalogue_dirty |= shelf.learn_before(before, &event.object, &telling, &mut lesson);
-            }
-            if !lesson.learnt.is_empty() || !lesson.revised.is_empty() {
-                self.memo.clear();
-            }
-            for need in &lesson.learnt {
-                for customer in shelf.wake(need) {
-                    visits.remind(&event.scope, customer, appended_at);
-                }
-            }
-            for need in lesson.revised {
-                let (needs, newest) = revised.entry(&event.scope).or_insert_with(|| (BTreeSet::new(), appended_at));
-                needs.insert(need);
-                *newest = (*newest).max(appended_at);
-            }
-            for need in lesson.conflicts {
-                delta.gaps.push(gap(event, appended_at, None, conflict(&need), need.object_id()));
-            }
-            if let Some(customer) = payer(&event.object) {
-                for id in payment_ids(&event.object) {
-                    let key = payment_key(&event.scope, id);
-                    let bucket = self.buckets.of_key(key);
-                    if bucket.payers.note(key, event.created, customer) {
-                        bucket.dirty = true;
-                        waited.extend(bucket.payers.unpark(key));
-                    }
-                }
-            }
+    ) -> Result<Learnt<'a>, Error> {
+        let mut learnt = Learnt { waited: Vec::new(), glances: Vec::with_capacity(batch.len()) };
+        let mut revised = BTreeMap::new();
+        for arrivals in batch.chunk_by(|a, b| a.event.scope == b.event.scope) {
+            self.learn_of_scope(arrivals, visits, &mut learnt, &mut revised, delta);
         }
         for (scope, shelf) in &mut self.shelves {
             shelf.list_changes(scope, delta);
@@ -257,11 +215,57 @@ impl Ledger {
             }
             visits.revise(scope, needs);
         }
-        Ok(waited)
+        Ok(learnt)
+    }
+
+    fn learn_of_scope<'a>(
+        &mut self,
+        arrivals: &[Arrival<'a>],
+        visits: &mut Visits<'a>,
+        learnt: &mut Learnt<'a>,
+        revised: &mut BTreeMap<&'a Scope, (BTreeSet<Need>, EventTime)>,
+        delta: &mut Delta,
+    ) {
+        let Some(Arrival { event: Event { scope, .. }, .. }) = arrivals.first().copied() else { return };
+        if !self.shelves.contains_key(scope) {
+            self.shelves.insert(scope.clone(), Shelf::default());
+        }
+        let Some(shelf) = self.shelves.get_mut(scope) else { return };
+        for &Arrival { event, appended_at } in arrivals {
+            if event.moves_clock() {
+                self.catalogue_dirty |= shelf.tick(event.created);
+            }
+            let telling = Telling::of(event, appended_at);
+            let mut lesson = Lesson::default();
+            self.catalogue_dirty |= shelf.learn(&event.object, &telling, &mut lesson);
+            if let Some(before) = &event.before {
+                self.catalogue_dirty |= shelf.learn_before(before, &event.object, &telling, &mut lesson);
+            }
+            learnt.glances.push(Glance::at(event));
+            if !lesson.learnt.is_empty() || !lesson.revised.is_empty() {
+                self.memo.clear();
+            }
+            for need in &lesson.learnt {
+                for customer in shelf.wake(need) {
+                    visits.remind(scope, customer, appended_at);
+                }
+            }
+            for need in lesson.revised {
+                let (needs, newest) = revised.entry(scope).or_insert_with(|| (BTreeSet::new(), appended_at));
+                needs.insert(need);
+                *newest = (*newest).max(appended_at);
+            }
+            for need in lesson.conflicts {
+                delta.gaps.push(gap(event, appended_at, None, conflict(&need), need.object_id()));
+            }
+            if let Some(customer) = payer(&event.object) {
+                learnt.waited.extend(self.buckets.note_payer(event, customer));
+            }
+        }
     }
 
     /// Whom an event concerns.
-    fn whose<'e>(&'e self, event: &'e Event) -> Whose<'e> {
+    fn whose<'e>(&self, event: &'e Event) -> Whose<'e> {
         let customer = match &event.object {
             Object::Subscription(subscription) => Some(&subscription.customer),
             Object::Customer(customer) => Some(&customer.id),
@@ -272,11 +276,11 @@ impl Ledger {
             Object::CreditNote(note) => note.customer.as_ref(),
             Object::Schedule(schedule) => schedule.customer.as_ref(),
             Object::Charge(_) | Object::Refund(_) | Object::Dispute(_) | Object::InvoicePayment(_) => {
-                self.payer_of(event)
+                return self.payer_of(event).map_or(Whose::Unknown, Whose::Customers);
             }
             _ => return Whose::Nobodys,
         };
-        customer.map_or(Whose::Unknown, Whose::Customers)
+        customer.map_or(Whose::Unknown, |customer| Whose::Customers(Cow::Borrowed(customer)))
     }
 
     /// Keeps a refund or dispute whose payer is not known until its payment arrives, and tells of it.
@@ -300,28 +304,25 @@ impl Ledger {
         }
     }
 
-    fn payer_of<'s>(&'s self, event: &'s Event) -> Option<&'s CustomerId> {
-        payer(&event.object).or_else(|| {
-            payment_ids(&event.object).into_iter().find_map(|id| {
-                let key = payment_key(&event.scope, id);
-                self.buckets.0[usize::from((key >> 56) as u8)].payers.get(key)
-            })
+    fn payer_of<'e>(&self, event: &'e Event) -> Option<Cow<'e, CustomerId>> {
+        payer(&event.object).map(Cow::Borrowed).or_else(|| {
+            payment_ids(&event.object)
+                .into_iter()
+                .find_map(|id| self.buckets.payer(payment_key(&event.scope, id)).cloned().map(Cow::Owned))
         })
     }
 
     /// Visits the customers whose discounts have ended by the clock of their scope, as of the first record that moved
     /// it so far.
     fn remind<'a>(&mut self, batch: &[Arrival<'a>], visits: &mut Visits<'a>) {
-        let mut scopes: BTreeMap<&Scope, Vec<(EventTime, EventTime)>> = BTreeMap::new();
-        for Arrival { event, appended_at } in batch {
-            scopes.entry(&event.scope).or_default().push((event.created, *appended_at));
-        }
-        for (scope, arrivals) in scopes {
-            let due = self.shelves.get_mut(scope).map(Shelf::due).unwrap_or_default();
-            self.catalogue_dirty |= !due.is_empty();
-            for (time, customer) in due {
-                let reached = arrivals.iter().filter(|(created, _)| *created >= time).map(|(_, appended)| *appended);
-                let reached = reached.min().or(arrivals.iter().map(|(_, appended)| *appended).max());
+        for (scope, shelf) in self.shelves.iter_mut().filter(|(_, shelf)| shelf.is_due()) {
+            let arrivals: Vec<&Arrival<'a>> = batch.iter().filter(|arrival| arrival.event.scope == *scope).collect();
+            let Some(Arrival { event: Event { scope, .. }, .. }) = arrivals.first() else { continue };
+            self.catalogue_dirty = true;
+            for (time, customer) in shelf.due() {
+                let reached = arrivals.iter().filter(|arrival| arrival.event.created >= time);
+                let reached = reached.map(|arrival| arrival.appended_at).min();
+                let reached = reached.or(arrivals.iter().map(|arrival| arrival.appended_at).max());
                 visits.remind(scope, customer, reached.unwrap_or(EventTime::MIN));
             }
         }
@@ -329,10 +330,12 @@ impl Ledger {
 
     /// Visits one customer after the other: its state is read, hears what the batch brings, settles, and rests again.
     fn pay(&mut self, visits: Visits<'_>, delta: &mut Delta) -> Result<(), Error> {
-        let (visits, revised) = visits.finish();
+        let Visits { visits, revised, events, .. } = visits;
         let mut last_scope = None;
         for visit in visits {
-            let scope = visit.scope;
+            let mut brought = events.of(&visit).peekable();
+            let Visit { whom, reminded, .. } = visit;
+            let scope = whom.scope;
             if last_scope != Some(scope) {
                 self.memo.clear();
                 last_scope = Some(scope);
@@ -340,16 +343,13 @@ impl Ledger {
             let Some(shelf) = self.shelves.get_mut(scope) else {
                 continue;
             };
-            let bucket = self.buckets.of(scope, &visit.customer);
-            let mut arrivals = visit.arrivals.into_iter().peekable();
-            if visit.reminded.is_none()
-                && bucket.repeat(scope, &visit.customer, &mut arrivals, self.folding, &mut self.scratch)?
-            {
+            let bucket = self.buckets.of_key(whom.key);
+            if reminded.is_none() && bucket.repeat(&whom, &mut brought, self.folding, &mut self.scratch)? {
                 continue;
             }
             let mut cx = Context {
                 scope,
-                customer: &visit.customer,
+                customer: &whom.customer,
                 rules: &self.rules,
                 shelf,
                 shelf_changed: &mut self.catalogue_dirty,
@@ -358,122 +358,41 @@ impl Ledger {
                 trigger: EventTime::MIN,
                 folding: self.folding,
             };
-            let mut state = bucket.open(scope, &visit.customer, &mut cx)?;
-            let mut trigger = visit.reminded;
+            let mut state = bucket.open(&whom, &mut cx)?;
+            let mut trigger = reminded;
             if let Some(needs) = revised.get(scope).filter(|_| trigger.is_some()) {
                 state.touch_users(needs);
             }
-            for arrival in arrivals {
-                if state.hear(arrival, &mut cx) {
-                    trigger = trigger.max(Some(arrival.appended_at));
+            for brought in brought {
+                if state.hear(brought, &mut cx) {
+                    trigger = trigger.max(Some(brought.arrival.appended_at));
                 }
             }
             if let Some(trigger) = trigger {
                 cx.trigger = trigger;
                 state.settle(&mut cx)?;
             }
-            bucket.rest(scope, visit.customer, &state, &mut self.scratch)?;
+            bucket.rest(whom, &state, &mut self.scratch)?;
         }
         Ok(())
     }
+}
+
+/// What the first look at a batch gives.
+struct Learnt<'a> {
+    /// The refunds and disputes whose payer is now known.
+    waited: Vec<Parked>,
+    /// One for each event.
+    glances: Vec<Option<Glance<'a>>>,
 }
 
 /// Whom an event concerns.
 enum Whose<'e> {
-    Customers(&'e CustomerId),
+    Customers(Cow<'e, CustomerId>),
     /// A customer's, but whose is not known yet.
     Unknown,
     /// The catalogue's alone, or nothing that is counted.
     Nobodys,
-}
-
-/// All buckets.
-struct Buckets(Vec<Bucket>);
-
-impl Buckets {
-    fn of_key(&mut self, key: u64) -> &mut Bucket {
-        &mut self.0[usize::from((key >> 56) as u8)]
-    }
-
-    fn of(&mut self, scope: &Scope, customer: &CustomerId) -> &mut Bucket {
-        &mut self.0[usize::from(Ledger::bucket_of(scope, customer))]
-    }
-
-    /// Everybody whose history rests on one of `needs`, by id. It looks at every customer, which is why it is only done
-    /// for what was known and turns out otherwise: a fact of Stripe's that a file had wrong.
-    fn users(&self, scope: &Scope, needs: &BTreeSet<Need>) -> Result<Vec<CustomerId>, Error> {
-        let mut users = Vec::new();
-        for (id, customer) in self.0.iter().filter_map(|bucket| bucket.customers.get(scope)).flatten() {
-            if customer.open()?.touch_users(needs) {
-                users.push(id.clone());
-            }
-        }
-        // Rows are written in the same order in every process.
-        users.sort_unstable();
-        Ok(users)
-    }
-}
-
-impl Bucket {
-    /// Takes in the arrivals, up to the first that does more than repeat what is known. True if none is left.
-    fn repeat<'a>(
-        &mut self,
-        scope: &Scope,
-        customer: &CustomerId,
-        arrivals: &mut Peekable<impl Iterator<Item = Arrival<'a>>>,
-        folding: bool,
-        scratch: &mut Vec<u8>,
-    ) -> Result<bool, Error> {
-        let Some(resting) = self.customers.get_mut(scope).and_then(|customers| customers.get_mut(customer)) else {
-            return Ok(false);
-        };
-        while let Some(arrival) = arrivals.peek() {
-            if !resting.repeat(*arrival, folding, scratch)? {
-                return Ok(false);
-            }
-            if !std::mem::replace(&mut resting.unsaved, true) {
-                self.changed.push((scope.clone(), customer.clone()));
-            }
-            self.dirty = true;
-            arrivals.next();
-        }
-        Ok(true)
-    }
-
-    /// A customer's state, with what was repeated while it was at rest.
-    fn open(&self, scope: &Scope, customer: &CustomerId, cx: &mut Context<'_>) -> Result<CustomerState, Error> {
-        let resting = self.customers.get(scope).and_then(|customers| customers.get(customer));
-        let Some(resting) = resting else { return Ok(CustomerState::default()) };
-        let mut state = resting.open()?;
-        for repeat in resting.repeats() {
-            state.repeat(&repeat?, cx)?;
-        }
-        Ok(state)
-    }
-
-    fn rest(
-        &mut self,
-        scope: &Scope,
-        customer: CustomerId,
-        state: &CustomerState,
-        scratch: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        self.dirty = true;
-        let mut resting = Resting::of(state, scratch)?;
-        resting.unsaved = true;
-        let customers = match self.customers.get_mut(scope) {
-            Some(customers) => customers,
-            None => self.customers.entry(scope.clone()).or_default(),
-        };
-        let was_unsaved = match customers.get_mut(&customer) {
-            Some(held) => std::mem::replace(held, resting).unsaved,
-            None => customers.insert(customer.clone(), resting).is_some(),
-        };
-        if !was_unsaved {
-            self.changed.push((scope.clone(), customer));
-        }
-        Ok(())
-    }
 }
 
 /// Who pays, where an object says so.

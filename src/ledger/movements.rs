@@ -3,13 +3,12 @@
 //! Whether a customer comes or goes is decided over all its currencies; up and down are decided in each. Movements
 //! are a relation with a key: whatever a late event changes is published again with its next revision.
 
-use serde::{Deserialize, Serialize};
-
 use super::{
     Error,
     content::insert_tight,
     entries::{Causes, Side, Slot},
     hash::row_id,
+    packing::packed,
     rows::{Cause, Change, Delta, Measure, Movement, MovementKind},
     rules::Rules,
 };
@@ -28,7 +27,7 @@ use crate::{
 pub const MAX_FOLDED: usize = 64;
 
 /// What one entry, or the folded entries of one second in one currency, did; with its events, or borrowing them.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 struct Net<E> {
     time: EventTime,
     currency: Currency,
@@ -42,10 +41,12 @@ struct Net<E> {
     events: E,
 }
 
+packed!(Net<Vec<EventId>> { time, currency, change, items, up, down, imported, events });
+
 type Part<'a> = Net<&'a [EventId]>;
 
 /// What was last published under a key.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 struct Published {
     key: Key,
     revision: i64,
@@ -53,10 +54,12 @@ struct Published {
     row: Option<Row>,
 }
 
+packed!(Published { key, revision, row });
+
 /// The anchor of an instant, and a currency.
 type Key = (EventTime, Currency);
 
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 struct Row {
     kind: MovementKind,
     cause: Cause,
@@ -66,8 +69,10 @@ struct Row {
     events: Vec<EventId>,
 }
 
+packed!(Row { kind, cause, causes, before, after, events });
+
 /// The movements of one customer.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Movements {
     /// What the subscriptions have folded, by time.
     folded: Vec<Net<Vec<EventId>>>,
@@ -77,8 +82,10 @@ pub(crate) struct Movements {
     base: Sums,
 }
 
+packed!(Movements { folded, published, base });
+
 /// A customer's sums at some point of its history.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 struct Sums {
     mrr: Vec<(Currency, Amount)>,
     /// Items that count.
@@ -86,6 +93,8 @@ struct Sums {
     /// It has paid before.
     ever: bool,
 }
+
+packed!(Sums { mrr, items, ever });
 
 impl<E> Net<E> {
     fn with<F>(&self, events: F) -> Net<F> {
@@ -122,6 +131,15 @@ impl Sums {
             Some((_, held)) => *held = sum,
             None => self.mrr.push((currency, sum)),
         }
+        Ok(())
+    }
+
+    /// Adds up an instant.
+    fn pass(&mut self, instant: &[Part<'_>]) -> Result<(), Error> {
+        for part in instant {
+            self.add(part.currency, part.change, part.items)?;
+        }
+        self.ever |= self.pays();
         Ok(())
     }
 
@@ -166,10 +184,11 @@ impl Movements {
         Ok(())
     }
 
-    /// Nets and classifies everything again and publishes the difference. `written` are the entries that the
-    /// subscriptions still hold.
+    /// Nets and classifies again what can have changed since entries of the time `from` were written, and publishes the
+    /// difference. `written` are the entries that the subscriptions still hold.
     pub(crate) fn publish<'a>(
         &mut self,
+        from: EventTime,
         scope: &Scope,
         customer: &CustomerId,
         written: impl Iterator<Item = (EventTime, &'a Slot)>,
@@ -188,13 +207,18 @@ impl Movements {
             let end = end_of(anchor, rules);
             let (instant, later) = rest.split_at_mut(rest.partition_point(|part| part.time < end));
             rest = later;
+            if end <= from {
+                sums.pass(instant)?;
+                continue;
+            }
             instant.sort_by_key(|part| part.currency);
             for (key, moved) in classify(anchor, instant, &mut sums, rules)? {
                 keys.push(key);
                 put(published, key, Some(moved), |change| delta.movements.push(change), scope, customer);
             }
         }
-        let gone = published.iter().filter(|row| row.row.is_some() && keys.binary_search(&row.key).is_err());
+        let past = published.partition_point(|row| end_of(row.key.0, rules) <= from);
+        let gone = published[past..].iter().filter(|row| row.row.is_some() && keys.binary_search(&row.key).is_err());
         for key in gone.map(|row| row.key).collect::<Vec<_>>() {
             put(published, key, None, |change| delta.movements.push(change), scope, customer);
         }

@@ -7,7 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::content;
+use super::{
+    content,
+    packing::{packed, packed_words},
+};
 use crate::stripe::types::{Event, Object, Subscription};
 
 /// Where in its object's life an event stands.
@@ -17,6 +20,8 @@ pub(crate) enum Stage {
     Ordinary,
     Deleted,
 }
+
+packed_words!(Stage { Created, Ordinary, Deleted });
 
 impl Stage {
     pub(crate) fn of(event: &Event) -> Self {
@@ -31,7 +36,7 @@ impl Stage {
 }
 
 /// What ordering needs of a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Trace {
     pub(crate) stage: Stage,
     /// Fingerprint of the state.
@@ -41,6 +46,8 @@ pub(crate) struct Trace {
     /// See [`content::progress`].
     pub(crate) progress: u64,
 }
+
+packed!(Trace { stage, print, before, progress });
 
 impl Trace {
     /// That of a subscription in the body of an event.

@@ -330,6 +330,9 @@ fn period_amount(
     };
     match facts.price.transform_quantity {
         Some(packages) => Ok(unit * packaged(quantity, packages)),
+        None if unit.is_integer() && quantity.is_integer() => {
+            Ok(Rational::from_integer(unit.numer() * quantity.numer()))
+        }
         None => Ok(unit * quantity),
     }
 }

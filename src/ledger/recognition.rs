@@ -16,9 +16,10 @@
 
 use chrono::{Datelike, Months, NaiveDate};
 use num_bigint::BigInt;
-use num_traits::{One, Zero};
+use num_traits::Zero;
 use serde::{Deserialize, Serialize};
 
+use super::packing::packed;
 use crate::{
     money::{Amount, Currency, Error, Rational},
     time::EventTime,
@@ -38,7 +39,7 @@ pub enum Method {
 }
 
 /// What a line pays for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Period {
     /// Its first instant.
     pub start: EventTime,
@@ -46,12 +47,13 @@ pub struct Period {
     pub end: EventTime,
 }
 
+packed!(Period { start, end });
+
 impl Period {
-    /// The share of the period that has passed before `time`: 0 until it begins, 1 from its end on.
-    #[must_use]
-    pub fn elapsed(&self, method: Method, time: EventTime) -> Rational {
+    /// How much of how much of the period has passed before `time`: nothing until it begins, all from its end on.
+    fn elapsed(&self, method: Method, time: EventTime) -> (i64, i64) {
         if time <= self.start {
-            return Rational::zero();
+            return (0, 1);
         }
         let (passed, all) = match method {
             Method::Millisecond => (time.micros() - self.start.micros(), self.end.micros() - self.start.micros()),
@@ -64,7 +66,7 @@ impl Period {
                 (months(before(time)) + 1, self.months())
             }
         };
-        if passed >= all { Rational::one() } else { Rational::new(passed.into(), all.into()) }
+        if passed >= all { (1, 1) } else { (passed, all) }
     }
 
     /// The months the period spans, from its start and not from the calendar: the smallest number that reaches its end.
@@ -182,9 +184,9 @@ impl Obligation {
     /// # Errors
     /// [`Error::Overflow`] beyond `decimal(28,6)`.
     pub fn at(&self, method: Method, time: EventTime) -> Result<Booked, Error> {
-        let round = |minor: &Rational| Amount::from_minor(minor, self.currency);
-        let billed = if self.billed_at < time { round(&self.net_minor)? } else { Amount::ZERO };
-        let recognised = round(&(&self.net_minor * self.period.elapsed(method, time)))?;
+        let share = |share| Amount::from_minor_share(&self.net_minor, share, self.currency);
+        let billed = if self.billed_at < time { share((1, 1))? } else { Amount::ZERO };
+        let recognised = share(self.period.elapsed(method, time))?;
         let deferred = billed.checked_sub(recognised).ok_or(Error::Overflow)?;
         Ok(Booked { billed, recognised, deferred, ..Booked::default() })
     }
@@ -198,7 +200,7 @@ impl Obligation {
         if time <= back.at {
             return Ok(Booked::default());
         }
-        let share = |time| Amount::from_minor(&(&back.net_minor * self.period.elapsed(method, time)), self.currency);
+        let share = |time| Amount::from_minor_share(&back.net_minor, self.period.elapsed(method, time), self.currency);
         let taken_back = Amount::from_minor(&back.net_minor, self.currency)?;
         let contra = share(back.at)?;
         let unearned = share(time)?.checked_sub(contra).ok_or(Error::Overflow)?;

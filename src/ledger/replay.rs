@@ -63,19 +63,22 @@ pub(crate) struct Context<'a> {
 }
 
 impl History {
-    /// Works out again what was asked for and writes the difference. True if entries were written.
-    pub(crate) fn replay(&mut self, id: &SubscriptionId, around: &dyn Surroundings, cx: &mut Context<'_>) -> bool {
-        let Some((from, to)) = self.dirty.take() else {
-            return false;
-        };
+    /// Works out again what was asked for and writes the difference: from which second on, if anything was written.
+    pub(crate) fn replay(
+        &mut self,
+        id: &SubscriptionId,
+        around: &dyn Surroundings,
+        cx: &mut Context<'_>,
+    ) -> Option<EventTime> {
+        let (from, to) = self.dirty.take()?;
         let from = self.place_marks(around).map_or(from, |placed| placed.min(from));
         let mut index = self.steps.partition_point(|step| step.time < from);
-        let mut written = false;
+        let mut written = None;
         let mut state = match (index.checked_sub(1), &self.base) {
             (Some(before), _) => self.steps[before].after.clone(),
             (None, Some((_, state))) => state.clone(),
             (None, None) => {
-                written |= self.replay_opening(id, around, cx);
+                written = self.replay_opening(id, around, cx);
                 self.opening.as_ref().map(|opening| opening.after.clone()).unwrap_or_default()
             }
         };
@@ -92,7 +95,7 @@ impl History {
             let mut step = std::mem::take(step);
             let wrote = self.work_out(&mut step, &state, id, around, cx);
             let (changed, time) = (wrote.state, step.time);
-            written |= wrote.entries;
+            written = earlier(written, wrote.entries);
             state = step.after.clone();
             self.steps[index] = step;
             // After the last second there may still be the end of a discount to come.
@@ -121,7 +124,12 @@ impl History {
     /// Works out what lies before the first snapshot. Something first seen through anything but its creation had a
     /// value before: that of the first snapshot with `previous_attributes` undone, since its start or its trial's end.
     /// Where the rules count a backdated subscription from its start, that lies before its creation.
-    fn replay_opening(&mut self, id: &SubscriptionId, around: &dyn Surroundings, cx: &mut Context<'_>) -> bool {
+    fn replay_opening(
+        &mut self,
+        id: &SubscriptionId,
+        around: &dyn Surroundings,
+        cx: &mut Context<'_>,
+    ) -> Option<EventTime> {
         let imported = !self.creation_seen;
         let backdated = cx.rules.backdated_start == BackdatedStart::StartDate;
         let first = self.steps.iter().find(|step| !step.snaps.is_empty()).filter(|_| imported || backdated);
@@ -134,7 +142,7 @@ impl History {
             (time, step.time, content, print, snap.appended_at.max(around.known_by(time)), snap.id.clone())
         });
         let found = found.filter(|(time, first, ..)| imported || time < first);
-        let mut written = false;
+        let mut written = None;
         let mut step = match (self.opening.take(), &found) {
             (Some(step), Some((time, ..))) if step.time == *time => step,
             (Some(mut other), _) => {
@@ -151,7 +159,7 @@ impl History {
                     around,
                     cx,
                 );
-                written |= wrote.entries;
+                written = wrote.entries;
                 Box::default()
             }
             (None, _) => Box::default(),
@@ -172,7 +180,7 @@ impl History {
         let kind = if imported { Kind::Imported } else { Kind::Backdated };
         let wrote = self.write(&mut step, &before, after, Some(&parts), &events, kind, Evidence::Alone, id, around, cx);
         self.opening = Some(step);
-        written | wrote.entries
+        earlier(written, wrote.entries)
     }
 
     /// Works out one second.
@@ -189,7 +197,7 @@ impl History {
         let Some(content) = last.map(|snap| &snap.content).or(before.valued.content.as_ref()) else {
             let changed = step.after != State::default();
             step.after = State::default();
-            return Wrote { entries: false, state: changed };
+            return Wrote { entries: None, state: changed };
         };
         let deleted = around.deleted().filter(|(time, ..)| *time <= step.time);
         let ended = before.valued.ended
@@ -296,7 +304,7 @@ impl History {
         cx: &mut Context<'_>,
     ) -> Wrote {
         let same = Arc::ptr_eq(&before.valued, &after.valued);
-        let mut wrote = Wrote { entries: false, state: step.after != after };
+        let mut wrote = Wrote { entries: None, state: step.after != after };
         if !(same && step.slots.is_empty()) {
             let mut wanted =
                 if same { Vec::new() } else { entries::between(&before.valued, &after.valued, kind == Kind::Imported) };
@@ -304,7 +312,8 @@ impl History {
                 entry.known_at = entry.known_at.max(after.known_at).max(before.known_at);
             }
             let place = place(cx, id, step.time, kind != Kind::Second);
-            wrote.entries = entries::reconcile(&mut step.slots, wanted, events, &place, cx.delta);
+            let written = entries::reconcile(&mut step.slots, wanted, events, &place, cx.delta);
+            wrote.entries = written.then_some(step.time);
         }
         if !(same && step.shown.is_empty()) {
             show(step, before, &after, parts, kind == Kind::Imported, evidence, id, around, cx);
@@ -328,10 +337,15 @@ enum Kind {
 /// What working out a second did.
 #[derive(Clone, Copy, Default)]
 struct Wrote {
-    /// Rows of the ledger were written.
-    entries: bool,
+    /// When the rows of the ledger are that were written.
+    entries: Option<EventTime>,
     /// The state after it is another than before.
     state: bool,
+}
+
+/// The earlier of two times, where there are any.
+pub(crate) fn earlier(a: Option<EventTime>, b: Option<EventTime>) -> Option<EventTime> {
+    a.into_iter().chain(b).min()
 }
 
 fn in_order(before: Option<u64>, snaps: &[Snap]) -> (Vec<usize>, Evidence) {

@@ -11,17 +11,19 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     Arrival, Error,
-    content::Content,
+    content::{self, Content},
     customer::CustomerState,
     hash::short,
     history::HORIZON_DAYS,
     order::{Stage, Trace},
+    packing::{Packer, Unpacker, packed},
     state::corrupt,
+    visits::Brought,
 };
 use crate::{
     stripe::{
-        ids::SubscriptionId,
-        types::{Object, Subscription},
+        ids::{EventId, SubscriptionId},
+        types::{Event, Subscription},
     },
     time::EventTime,
 };
@@ -30,8 +32,8 @@ use crate::{
 /// subscription is kept, so that only who repeats itself every other day gets there.
 pub const MAX_REPEATS: usize = 16;
 
-/// Bytes of [`Said`]: an id of 170 letters, where Stripe's have 28. A longer one opens its customer.
-const MAX_SAID_BYTES: usize = 256;
+/// Bytes of a [`Repeat`]: an id of 200 letters, where Stripe's have 28. A longer one opens its customer.
+const MAX_REPEAT_BYTES: usize = 256;
 
 /// A customer's state at rest.
 #[derive(Serialize, Deserialize)]
@@ -53,150 +55,178 @@ pub(crate) struct Calm {
     subscription: u64,
     /// Its place among the customer's subscriptions.
     place: u32,
-    /// [`Content::print`].
+    /// See [`content::print`].
     content: u64,
     newest: EventTime,
 }
 
 impl Calm {
     pub(crate) fn new(place: usize, id: &SubscriptionId, content: &Content, newest: EventTime) -> Self {
-        Self { subscription: short(&[id.as_str()]), place: place as u32, content: content.print(), newest }
+        Self { subscription: short(&[id.as_str()]), place: place as u32, content: content.print, newest }
     }
+}
 
-    fn is_repeated_by(&self, id: u64, subscription: &Subscription) -> bool {
-        self.subscription == id && self.content == Content::of(subscription).print()
+/// What a snapshot of a subscription is compared by: worked out once, while its event is at hand.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sketch {
+    /// Fingerprint of the subscription's id.
+    subscription: u64,
+    /// See [`content::print`].
+    pub(crate) content: u64,
+    pub(crate) trace: Trace,
+}
+
+impl Sketch {
+    /// That of a subscription in the body of an event.
+    pub(crate) fn of(event: &Event, subscription: &Subscription) -> Self {
+        Self {
+            subscription: short(&[subscription.id.as_str()]),
+            content: content::print(subscription),
+            trace: Trace::of(event, subscription),
+        }
     }
 }
 
 /// A snapshot, newer than all before it of its subscription, of the same content.
-pub(crate) struct Repeat<'a> {
+#[derive(Clone, Debug)]
+pub(crate) struct Repeat {
     pub(crate) place: u32,
     pub(crate) time: EventTime,
     /// Whether histories folded when it came.
     pub(crate) folding: bool,
-    pub(crate) said: Said<'a>,
-}
-
-/// What matters of a repeat only when its customer is opened.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Said<'a> {
-    pub(crate) event_id: &'a str,
+    pub(crate) event_id: EventId,
     pub(crate) appended_at: EventTime,
     pub(crate) trace: Trace,
 }
 
-/// A repeat as it is stored: the next one is put behind it without reading what it said.
-#[derive(Serialize, Deserialize)]
-struct Stored<'a> {
+packed!(Repeat { place, time, folding, event_id, appended_at, trace });
+
+/// What a new repeat asks of those before it: where they begin.
+struct Head {
     place: u32,
     time: EventTime,
     folding: bool,
-    said: &'a [u8],
+}
+
+packed!(Head { place, time, folding });
+
+/// Room to write in; nothing in it is read.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    packer: Packer,
+    kept: Vec<u8>,
 }
 
 impl Resting {
-    /// `scratch` is room to write in; nothing in it is read.
-    pub(crate) fn of(state: &CustomerState, scratch: &mut Vec<u8>) -> Result<Self, Error> {
-        scratch.clear();
-        let written = postcard::to_extend(state, std::mem::take(scratch));
-        *scratch = written.map_err(|error| corrupt(CUSTOMER, &error))?;
-        let state_bytes = Bytes(scratch.as_slice().into());
-        Ok(Self { state: state_bytes, calm: state.calm().into(), repeats: Bytes::default(), unsaved: false })
+    pub(crate) fn of(state: &CustomerState, scratch: &mut Scratch) -> Result<Self, Error> {
+        let bytes = scratch.packer.bytes_of(state).map_err(|error| corrupt(CUSTOMER, &error))?;
+        let calm = state.calm().into();
+        Ok(Self { state: Bytes(bytes.into()), calm, repeats: Bytes::default(), unsaved: false })
     }
 
     /// The state without what was repeated since.
     pub(crate) fn open(&self) -> Result<CustomerState, Error> {
-        postcard::from_bytes(&self.state.0).map_err(|error| corrupt(CUSTOMER, &error))
+        Unpacker::read(&self.state.0).ok_or_else(damaged)
     }
 
     /// What was repeated since, in the order in which it came.
-    pub(crate) fn repeats(&self) -> impl Iterator<Item = Result<Repeat<'_>, Error>> {
-        self.stored().map(|stored| {
-            let (Stored { place, time, folding, said }, _) = stored?;
-            let said = postcard::from_bytes(said).map_err(|error| corrupt(CUSTOMER, &error))?;
-            Ok(Repeat { place, time, folding, said })
-        })
+    pub(crate) fn repeats(&self) -> impl Iterator<Item = Result<Repeat, Error>> {
+        self.stored().map(|repeat| Unpacker::read(repeat?).ok_or_else(damaged))
     }
 
-    /// The repeats as they are stored, with the bytes that each is.
-    fn stored(&self) -> impl Iterator<Item = Result<(Stored<'_>, &[u8]), Error>> {
+    /// The bytes of each repeat. They lie one behind the other, each behind its length.
+    fn stored(&self) -> impl Iterator<Item = Result<&[u8], Error>> {
         let mut bytes = &*self.repeats.0;
         std::iter::from_fn(move || {
             if bytes.is_empty() {
                 return None;
             }
-            let all = std::mem::take(&mut bytes);
-            Some(match postcard::take_from_bytes(all) {
-                Ok((repeat, behind)) => {
-                    bytes = behind;
-                    Ok((repeat, &all[..all.len() - behind.len()]))
-                }
-                Err(error) => Err(corrupt(CUSTOMER, &error)),
-            })
+            let repeat = bytes.split_first_chunk().and_then(|(length, rest)| {
+                let length = u16::from_le_bytes(*length);
+                rest.split_at_checked(length.into())
+            });
+            let (repeat, behind) = repeat.unwrap_or_default();
+            bytes = behind;
+            Some(if repeat.is_empty() { Err(damaged()) } else { Ok(repeat) })
         })
     }
 
     /// Takes in an event that only repeats what is known. False if it does not: the customer must then be opened.
     pub(crate) fn repeat(
         &mut self,
-        Arrival { event, appended_at }: Arrival<'_>,
+        Brought { arrival: Arrival { event, appended_at }, sketch }: Brought<'_>,
         folding: bool,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<bool, Error> {
-        let Object::Subscription(subscription) = &event.object else { return Ok(false) };
-        if self.calm.is_empty() || Stage::of(event) != Stage::Ordinary {
+        let Some(Sketch { subscription, content, trace }) = sketch else { return Ok(false) };
+        if trace.stage != Stage::Ordinary {
             return Ok(false);
         }
-        let id = short(&[subscription.id.as_str()]);
-        let calm =
-            self.calm.iter().position(|calm| calm.newest < event.created && calm.is_repeated_by(id, subscription));
-        let Some(index) = calm else { return Ok(false) };
+        let time = event.created;
+        let same = |calm: &Calm| calm.subscription == subscription && calm.content == content;
+        let Some(index) = self.calm.iter().position(|calm| calm.newest < time && same(calm)) else {
+            return Ok(false);
+        };
         let Calm { place, .. } = self.calm[index];
-        let said = Said { event_id: event.id.as_str(), appended_at, trace: Trace::of(event, subscription) };
-        let kept = self.keep(place, event.created, folding, &said, scratch)?;
+        let event_id = event.id.clone();
+        let kept = self.keep(&Repeat { place, time, folding, event_id, appended_at, trace }, scratch)?;
         if kept {
-            self.calm[index].newest = event.created;
+            self.calm[index].newest = time;
         }
         Ok(kept)
     }
 
     /// Puts a repeat behind the others, without those that its history folds when it comes: of these the last will do,
     /// because nothing of the others would be left. False if there are too many.
-    fn keep(
-        &mut self,
-        place: u32,
-        time: EventTime,
-        folding: bool,
-        said: &Said<'_>,
-        scratch: &mut Vec<u8>,
-    ) -> Result<bool, Error> {
-        let horizon = time.plus_days(-HORIZON_DAYS);
-        scratch.clear();
-        let mut kept = 0;
+    fn keep(&mut self, repeat: &Repeat, scratch: &mut Scratch) -> Result<bool, Error> {
+        let horizon = repeat.time.plus_days(-HORIZON_DAYS);
+        let Scratch { packer, kept } = scratch;
+        kept.clear();
+        let mut count = 0;
         // Where the last one that is folded lies in what is kept.
         let mut folded: Option<std::ops::Range<usize>> = None;
         for stored in self.stored() {
-            let (other, bytes) = stored?;
-            if folding && other.place == place && other.time < horizon {
+            let stored = stored?;
+            let other: Head = Unpacker::begin(stored).ok_or_else(damaged)?;
+            let start = kept.len();
+            put(kept, stored);
+            count += 1;
+            if repeat.folding && other.place == repeat.place && other.time < horizon {
+                let mut here = start..kept.len();
                 if let Some(older) = folded.take() {
-                    scratch.drain(older);
-                    kept -= 1;
+                    here = here.start - older.len()..here.end - older.len();
+                    kept.drain(older);
+                    count -= 1;
                 }
-                folded = Some(scratch.len()..scratch.len() + bytes.len());
+                folded = Some(here);
             }
-            scratch.extend_from_slice(bytes);
-            kept += 1;
         }
-        if kept == MAX_REPEATS {
+        if count == MAX_REPEATS {
             return Ok(false);
         }
-        let mut room = [0; MAX_SAID_BYTES];
-        let Ok(said) = postcard::to_slice(said, &mut room) else { return Ok(false) };
-        let written = postcard::to_extend(&Stored { place, time, folding, said }, std::mem::take(scratch));
-        *scratch = written.map_err(|error| corrupt(CUSTOMER, &error))?;
-        self.repeats.0 = scratch.as_slice().into();
+        let bytes = packer.bytes_of(repeat).map_err(|error| corrupt(CUSTOMER, &error))?;
+        if bytes.len() > MAX_REPEAT_BYTES {
+            return Ok(false);
+        }
+        put(kept, bytes);
+        // One comes as another goes, mostly, and they are as long.
+        if self.repeats.0.len() == kept.len() {
+            self.repeats.0.copy_from_slice(kept);
+        } else {
+            self.repeats.0 = kept.as_slice().into();
+        }
         Ok(true)
     }
+}
+
+/// Puts a repeat behind others, behind its length.
+fn put(kept: &mut Vec<u8>, repeat: &[u8]) {
+    kept.extend_from_slice(&(repeat.len() as u16).to_le_bytes());
+    kept.extend_from_slice(repeat);
+}
+
+fn damaged() -> Error {
+    corrupt(CUSTOMER, &"its bytes end early, or go on where they should end")
 }
 
 /// What of a checkpoint these bytes are, for errors.

@@ -13,13 +13,13 @@ use std::{
 
 use chrono::NaiveDate;
 use num_traits::Zero;
-use serde::{Deserialize, Serialize};
 
 use super::{
     bills::{Bill, RefundFact, Refunded, Source, whole},
     content::insert_tight,
     hash::short,
     history::HORIZON_DAYS,
+    packing::packed,
     recognition::{Booked, Method, Obligation, TakenBack},
     rows::{Delta, LedgerGap},
 };
@@ -68,7 +68,7 @@ pub struct RecognisedRevenue {
 }
 
 /// The books of one customer.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Books {
     /// By a hash of the invoice's id.
     bills: Vec<(u64, Bill)>,
@@ -80,6 +80,8 @@ pub(crate) struct Books {
     /// The latest time of finalisation among the invoices that were forgotten.
     forgotten: Option<EventTime>,
 }
+
+packed!(Books { bills, pays, refunded, newest, forgotten });
 
 /// An event as it is heard, and where what it changes is written.
 struct Heard<'a> {

@@ -47,7 +47,7 @@ pub fn movements(rows: &[LedgerEntry], rules: &Rules) -> Result<Vec<Movement>, E
     let mut delta = Delta::default();
     for ((scope, customer), slots) in customers {
         let written = slots.iter().map(|(time, slot)| (*time, slot));
-        Movements::default().publish(scope, customer, written, rules, &mut delta)?;
+        Movements::default().publish(EventTime::MIN, scope, customer, written, rules, &mut delta)?;
     }
     Ok(delta.movements.into_iter().filter_map(|change| change.after).collect())
 }

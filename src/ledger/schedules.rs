@@ -16,6 +16,7 @@ use super::{
     content::Content,
     hash::Fingerprint,
     history::Inserted,
+    packing::packed_by_serde,
     parts::{self, Level, PartDiscount, Shared},
     replay::Context,
     rows::{Change, LedgerGap},
@@ -80,6 +81,8 @@ struct Plan {
 
 /// What makes one snapshot newer than another: its second, whether it ends the schedule, a hash of its content.
 type Order = (EventTime, bool, u64);
+
+packed_by_serde!(Schedules);
 
 impl Schedules {
     /// Takes in a snapshot of a schedule.

@@ -8,8 +8,9 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    Bucket, Customers, Error, Ledger,
+    Error, Ledger,
     billing::{Payers, PayersChanges},
+    buckets::{Bucket, Customers},
     catalogue::Shelf,
     resting::Resting,
     rules::Rules,
@@ -17,7 +18,7 @@ use super::{
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 5;
+const FORMAT: u8 = 6;
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {

@@ -175,6 +175,8 @@ impl ItemState {
     /// The state of a subscription with these items, of which this row is the newest.
     pub(crate) fn content(&self, items: &[&Self]) -> Content {
         Content {
+            // Nothing is compared with it.
+            print: 0,
             status: SubscriptionStatus::from(&*self.status),
             currency: None,
             items: items.iter().map(|row| row.item()).collect(),

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 
 use num_bigint::BigInt;
-use serde::{Deserialize, Serialize};
 
 use super::{
     catalogue::{Need, Shelf},
     hash::short,
+    packing::packed,
     rows::{Delta, LedgerGap},
     rules::Rules,
 };
@@ -62,7 +62,7 @@ pub struct MeteredUsage {
 }
 
 /// The usage of one customer.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Usage {
     /// Lines told, by the end of their period.
     told: Vec<(EventTime, u64)>,
@@ -70,8 +70,10 @@ pub(crate) struct Usage {
     newest: EventTime,
 }
 
+packed!(Usage { told, waiting, newest });
+
 /// A line with what its invoice and its event say of it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug)]
 struct Billed {
     invoice_id: Arc<str>,
     line_id: Arc<str>,
@@ -89,6 +91,23 @@ struct Billed {
     /// Whether it was reported that its price is not known.
     reported: bool,
 }
+
+packed!(Billed {
+    invoice_id,
+    line_id,
+    subscription_id,
+    subscription_item_id,
+    price_id,
+    product_id,
+    currency,
+    period,
+    quantity,
+    net_minor,
+    finalized_at,
+    event_id,
+    appended_at,
+    reported,
+});
 
 /// What the catalogue says of a line.
 enum Told {

@@ -12,6 +12,7 @@ use super::{
     content::{Content, Quantity},
     discounts::{self, Line, Taken},
     hash::Fingerprint,
+    packing::{packed, packed_words},
     parts::{Part, Tax, Unpriced},
     rows::Measure,
     rules::{Rules, ScheduledCancellation},
@@ -26,7 +27,7 @@ use crate::{
 };
 
 /// What an item is worth.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Value {
     pub(crate) item: SubscriptionItemId,
     pub(crate) price: PriceId,
@@ -44,11 +45,12 @@ pub(crate) struct Value {
     pub(crate) known_at: EventTime,
 }
 
+packed!(Value { item, price, product, currency, cadence, quantity, list, mrr, discounts, known_at });
+
 /// What a state is worth, and until when that holds without another event.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Valued {
-    /// `None` before the first snapshot. Stored beside the values that share it.
-    #[serde(skip)]
+    /// `None` before the first snapshot.
     pub(crate) content: Option<Arc<Content>>,
     /// The subscription or its customer was deleted: nothing counts any more.
     pub(crate) ended: bool,
@@ -64,6 +66,8 @@ pub(crate) struct Valued {
     pub(crate) valid_until: Option<EventTime>,
 }
 
+packed!(Valued { content, ended, standing, values, prints, needs, valid_until });
+
 /// What a subscription counts as.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub(crate) enum Standing {
@@ -77,6 +81,8 @@ pub(crate) enum Standing {
     /// A trial.
     Trial,
 }
+
+packed_words!(Standing { Out, Counted, Leaving, Trial });
 
 impl Standing {
     /// Whether it is recurring revenue.
