@@ -268,12 +268,15 @@ impl Engine {
                 return Ok(Answer::refused(format!("nothing was changed; this is a bug in Tributary: {error}")));
             }
         };
+        let mut late = Vec::new();
         for (mut changed, end) in waiting {
             // What is due on its schedule is run in the first epoch in its place.
             if let Err(failed) = maintained.advance(&mut changed, &end, &Tables::new()) {
                 return Ok(Answer::refused(format!("nothing was changed: {failed}")));
             }
+            late.extend(maintained.take_late());
         }
+        self.keep_late(&late).await?;
         let mut running: BTreeMap<String, Running> = std::mem::take(&mut self.pipelines)
             .into_iter()
             .map(|running| (running.pipeline.name().to_owned(), running))

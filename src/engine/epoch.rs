@@ -25,8 +25,8 @@ impl Engine {
     /// One epoch; how many records it read.
     pub(super) async fn epoch(&mut self) -> Result<usize, Error> {
         let mut laps = Laps::start();
-        let Read { ends, records, decoded, unknown } = self.read().await?;
-        self.ends = ends;
+        let Read { ends, later_ends, records, decoded, unknown } = self.read().await?;
+        self.ends = later_ends;
         self.unknown.merge(&unknown);
         if records.is_empty() {
             return Ok(0);
@@ -35,8 +35,9 @@ impl Engine {
         for record in &records {
             let offset = &mut self.offsets[record.partition as usize];
             *offset = (*offset).max(record.offset + 1);
+            self.newest_append = self.newest_append.max(record.appended_at);
         }
-        self.progress.lag = self.ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
+        self.progress.lag = ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
         if self.progress.lag > 0 {
             self.read_ahead();
         }
@@ -61,7 +62,7 @@ impl Engine {
         changed.extend(self.publish_ledger(delta, &rates).await?);
         self.progress.stages.tables += laps.lap();
         self.note_completeness();
-        let features = self.advance_pipelines(changed)?;
+        let features = self.advance_pipelines(changed).await?;
         self.progress.stages.pipelines += laps.lap();
         if let Some(delta) = features {
             self.follow_features(&delta).await?;

@@ -59,21 +59,25 @@ impl Keeper for Store {
 impl Engine {
     /// Brings every pipeline up to date that reads something that changed, whose windows may close, or that is due on its
     /// schedule; what changed in the features. A pipeline that fails stops alone, with those that read it.
-    pub(super) fn advance_pipelines(
+    pub(super) async fn advance_pipelines(
         &mut self,
         mut changed: BTreeMap<String, RowDelta>,
     ) -> Result<Option<RowDelta>, Error> {
         let end = self.end();
         let at_work = self.pipelines.iter_mut().filter(|running| running.state == State::Works);
         let pipelines = at_work.map(|running| &mut running.pipeline).collect();
+        let mut late = Vec::new();
         for outcome in together::advance(pipelines, &mut changed, &end, &mut self.store)? {
             if let Some(running) = self.pipelines.iter_mut().find(|r| r.pipeline.name() == outcome.name) {
                 running.note_cost(outcome.cost);
+                let changes = running.pipeline.take_late();
+                late.extend(changes.into_iter().map(|change| (outcome.name.clone(), change)));
             }
             if let Some(error) = outcome.failed {
                 self.fail(&outcome.name, &error);
             }
         }
+        self.keep_late(&late).await?;
         if let Some(coming) = &mut self.coming {
             coming.note(&changed, &end);
         }

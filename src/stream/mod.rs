@@ -18,6 +18,7 @@ pub mod graph;
 mod groups;
 mod kept;
 mod keyed;
+mod late;
 mod leaf;
 pub mod maintained;
 mod partition;
@@ -33,6 +34,7 @@ pub mod windows;
 
 pub use class::Relation;
 pub use gate::closed_between;
+pub use late::LateChange;
 pub(crate) use leaf::{Cell, CellTable};
 pub use snapshot::Tables;
 

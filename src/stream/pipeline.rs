@@ -25,6 +25,7 @@ use super::{
     file::{AS_OF, Emit, FileError, PipelineFile},
     gate::Gate,
     keyed::Keyed,
+    late::LateChange,
     leaf::{Cell, CellTable},
     planning::{
         check_scope_and_mode, context, fingerprint, key_columns, logical_plan, output_schema, query_error, refused,
@@ -256,7 +257,7 @@ impl Pipeline {
     /// Whether time alone can change its table: its windows close, or it runs on a schedule.
     #[must_use]
     pub fn follows_time(&self) -> bool {
-        self.gate.is_some() || self.is_snapshot()
+        self.file.metadata.follows_time()
     }
 
     /// Runs it, if by the end of an epoch it is due on its schedule, over the tables that it reads as they are then.
@@ -286,6 +287,11 @@ impl Pipeline {
         let released = gate.pass(&change, end)?;
         self.saved &= released.is_empty();
         Ok(released)
+    }
+
+    /// What came after its window had closed in the last epoch, if it emits on close and nobody has taken it.
+    pub fn take_late(&mut self) -> Vec<LateChange> {
+        self.gate.as_mut().map(Gate::take_late).unwrap_or_default()
     }
 
     /// How what changed in the sources changes the answer.

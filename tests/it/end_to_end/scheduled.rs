@@ -7,13 +7,13 @@ use super::{
     support::{Running, Said, Site, assert_same_lines, until},
 };
 
-const QUERY: &str = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements \
+pub(super) const QUERY: &str = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements \
     WHERE occurred_at < $as_of AND currency = 'usd' GROUP BY account, livemode, customer_id \
     ORDER BY mrr DESC, account, livemode, customer_id LIMIT 7";
 
-const ALL: &str = "SELECT * FROM top_customers ORDER BY mrr DESC, customer_id";
+pub(super) const ALL: &str = "SELECT * FROM top_customers ORDER BY mrr DESC, customer_id";
 
-fn file(metadata: &str, query: &str) -> String {
+pub(super) fn file(metadata: &str, query: &str) -> String {
     format!(
         "/*---\nname: top_customers\ndescription: d\nowner: o\nmode: upsert\n{metadata}\n\
          grain: [account, livemode, customer_id]\ntime_column: customer_id\ncolumns:\n  \
@@ -27,15 +27,24 @@ fn said(site: &Site, arguments: &str) -> Said {
 
 /// What the query says now at a boundary.
 fn batch(site: &Site, at: &str) -> String {
+    batch_of(site, "data", QUERY, at)
+}
+
+/// What a query says now at a boundary.
+pub(super) fn batch_of(site: &Site, data: &str, query: &str, at: &str) -> String {
     let at = format!("arrow_cast('{at}', 'Timestamp(µs, \"UTC\")')");
-    let sql = format!("SELECT * FROM ({}) ORDER BY mrr DESC, customer_id", QUERY.replace("$as_of", &at));
-    site.query("data", "csv", &sql)
+    let sql = format!("SELECT * FROM ({}) ORDER BY mrr DESC, customer_id", query.replace("$as_of", &at));
+    site.query(data, "csv", &sql)
 }
 
 /// The boundary of the last run.
 fn ran(site: &Site) -> String {
+    ran_in(site, "data")
+}
+
+pub(super) fn ran_in(site: &Site, data: &str) -> String {
     let sql = "SELECT last_run_at FROM pipeline_status WHERE pipeline = 'top_customers'";
-    site.query("data", "csv", sql).lines().nth(1).unwrap().to_owned()
+    site.query(data, "csv", sql).lines().nth(1).unwrap().to_owned()
 }
 
 #[test]
