@@ -24,6 +24,7 @@ mod rebuild;
 mod recovery;
 mod requests;
 mod saved;
+mod scheduled;
 mod scoring;
 mod stages;
 mod status;
@@ -69,6 +70,7 @@ use self::{
     reading::Ahead,
     requests::Requests,
     saved::SavedState,
+    scheduled::Runs,
     scoring::{SCORES, Scorer},
     stages::Laps,
     store::Store,
@@ -310,6 +312,8 @@ pub struct Engine {
     progress: Progress,
     watch: watch::Sender<Progress>,
     requests: Requests,
+    /// Queries that run on a schedule, while they run.
+    runs: Runs,
     /// New versions of pipelines, while they are built.
     coming: Option<Coming>,
     /// Pipelines that the start rebuilt.
@@ -388,7 +392,7 @@ impl Engine {
         // No epoch need have looked. A partition with more by now holds the watermark back as ever.
         self.ends.iter_mut().zip(&goal).for_each(|(end, goal)| *end = (*end).max(*goal));
         self.note_completeness();
-        self.advance_pipelines(BTreeMap::new()).await?;
+        self.finish_runs().await?;
         self.note_watermark();
         self.score_with_new_model()?;
         self.checkpoint().await?;

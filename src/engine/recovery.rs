@@ -21,6 +21,7 @@ use super::{
     collect_one,
     late::LATE_CHANGES,
     rates,
+    scheduled::Runs,
     store::{Definition, Store},
     swap,
 };
@@ -180,6 +181,7 @@ impl Engine {
             progress: Progress::default(),
             watch: watch::channel(Progress::default()).0,
             requests,
+            runs: Runs::new(),
             coming: None,
             rebuilt: BTreeSet::new(),
             status: Cell::default(),
@@ -235,7 +237,7 @@ impl Engine {
             let before = self.content(&name).await?;
             let pipeline = &mut self.pipelines[i].pipeline;
             let advanced = if pipeline.is_snapshot() {
-                pipeline.run(&end, &self.store.providers(&reads)).await
+                pipeline.run(&end, &self.store.frozen(&reads)).await
             } else {
                 pipeline.advance(&sources, &end).await
             };

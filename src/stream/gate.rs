@@ -277,21 +277,56 @@ pub fn closed_between(rows: &RecordBatch, before: &Completeness, now: &Completen
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
 
-    use arrow::datatypes::{Field, Schema};
+    use arrow::{
+        array::{StringArray, TimestampMicrosecondArray},
+        datatypes::{Field, Schema},
+    };
 
     use super::*;
 
-    #[test]
-    fn too_many_rows_of_open_windows_stop_the_pipeline_and_it_says_what_to_do() {
+    /// A gate for rows of account, mode and window alone.
+    fn gate() -> (Gate, PipelineFile, SchemaRef) {
         let text = "/*---\nname: x\ndescription: d\nowner: o\nmode: append\nemit: on_close\n\
             grain: [account, livemode, window_end]\ntime_column: window_end\ncolumns: {}\n---*/\nSELECT 1";
         let file = PipelineFile::parse(Path::new("x.sql"), text.to_owned()).unwrap();
         let fields = [("account", DataType::Utf8), ("livemode", DataType::Boolean), (WINDOW_END, timestamptz())];
         let fields: Vec<Field> = fields.into_iter().map(|(name, of)| Field::new(name, of, false)).collect();
         let schema = SchemaRef::new(Schema::new(fields));
-        let mut gate = Gate::new(&file, &schema, &[0, 1, 2]).unwrap();
+        (Gate::new(&file, &schema, &[0, 1, 2]).unwrap(), file, schema)
+    }
+
+    #[test]
+    fn past_the_limit_late_changes_are_counted_and_not_kept() {
+        let (mut gate, _, schema) = gate();
+        let window = |end: i64| {
+            let columns: [ArrayRef; 3] = [
+                Arc::new(StringArray::from(vec!["a"])),
+                Arc::new(BooleanArray::from(vec![true])),
+                Arc::new(TimestampMicrosecondArray::from(vec![end]).with_timezone("UTC")),
+            ];
+            RecordBatch::try_new(SchemaRef::clone(&schema), columns.to_vec()).unwrap()
+        };
+        let mut end = EpochEnd::default();
+        end.complete.advance("a", true, 10);
+        gate.pass(&RowDelta::none(&schema), &end).unwrap();
+        gate.late = MAX_LATE_CHANGES - 1;
+        let added = RowDelta { added: window(10), ..RowDelta::none(&schema) };
+        assert!(gate.pass(&added, &end).unwrap().is_empty());
+        let row = "{\"account\":\"a\",\"livemode\":true,\"window_end\":\"1970-01-01T00:00:00.000010Z\"}".to_owned();
+        let (number, key, before, after) = (MAX_LATE_CHANGES, row.clone(), None, Some(row));
+        let (account, livemode, window_end, complete_until) = ("a".to_owned(), true, 10, 10);
+        let told = LateChange { number, account, livemode, window_end, complete_until, key, before, after };
+        assert_eq!(gate.take_late(), [told]);
+        let removed = RowDelta { removed: window(10), ..RowDelta::none(&schema) };
+        gate.pass(&removed, &end).unwrap();
+        assert_eq!((gate.take_late(), gate.late_changes()), (Vec::new(), MAX_LATE_CHANGES + 1));
+    }
+
+    #[test]
+    fn too_many_rows_of_open_windows_stop_the_pipeline_and_it_says_what_to_do() {
+        let (mut gate, file, schema) = gate();
         gate.held_rows = MAX_HELD_ROWS;
         assert!(gate.pass(&RowDelta::none(&schema), &EpochEnd::default()).unwrap().is_empty());
         gate.held_rows += 1;

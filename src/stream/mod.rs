@@ -36,7 +36,7 @@ pub use class::Relation;
 pub use gate::closed_between;
 pub use late::LateChange;
 pub(crate) use leaf::{Cell, CellTable};
-pub use snapshot::Tables;
+pub use snapshot::{Answer, Run, Tables};
 
 /// The functions that pipelines can call beside DataFusion's own; [`windows::register`] adds those in FROM.
 #[must_use]

@@ -32,7 +32,7 @@ use super::{
         scans,
     },
     query::Linear,
-    snapshot::{self, Snapshot, Tables},
+    snapshot::{self, Answer, Run, Snapshot, Tables},
     windows,
 };
 
@@ -176,6 +176,8 @@ impl Pipeline {
         let windows = windows::described(&plan).map_err(|error| query_error(&file, &error))?;
         let mut streams = BTreeSet::new();
         scans(&plan, &mut streams).map_err(|error| query_error(&file, &error))?;
+        // What a function in FROM makes is no relation.
+        streams.retain(|name| relations.contains_key(name));
         let runtime = if let Some(schedule) = file.metadata.schedule {
             snapshot::check(&plan).map_err(|refusal| refused(&file, &refusal))?;
             Runtime::Snapshot(Box::new(Snapshot::new(schedule, parameters, &schema)))
@@ -265,10 +267,27 @@ impl Pipeline {
     /// # Errors
     /// When the query fails, a limit is passed or the grain is not unique.
     pub async fn run(&mut self, end: &EpochEnd, sources: &Tables) -> Result<RowDelta, Error> {
+        match self.begin_run(end, sources.clone()) {
+            Some(run) => self.end_run(run.answer().await?),
+            None => Ok(RowDelta::none(&self.schema)),
+        }
+    }
+
+    /// The same apart from it: what is to be run over these tables, whose answer [`Self::end_run`] takes.
+    #[must_use]
+    pub fn begin_run(&self, end: &EpochEnd, sources: Tables) -> Option<Run> {
+        let Runtime::Snapshot(snapshot) = &self.runtime else { return None };
+        Some(snapshot.at(&self.file, snapshot.due(end)?, sources))
+    }
+
+    /// How the answer of a run changes the table.
+    ///
+    /// # Errors
+    /// When the grain is not unique.
+    pub fn end_run(&mut self, answer: Answer) -> Result<RowDelta, Error> {
         let Runtime::Snapshot(snapshot) = &mut self.runtime else { return Ok(RowDelta::none(&self.schema)) };
-        let Some(as_of) = snapshot.due(end) else { return Ok(RowDelta::none(&self.schema)) };
         self.saved = false;
-        snapshot.run(&self.file, &self.key, as_of, sources).await
+        snapshot.take(answer, &self.key, &self.file.metadata.name)
     }
 
     /// Brings the output up to date with what an epoch changed in its sources.

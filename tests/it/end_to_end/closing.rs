@@ -231,4 +231,8 @@ fn what_cannot_close_is_refused_with_its_place() {
         assert_eq!(refused.code, 1, "{to}: {}", refused.out);
         assert!(refused.err.contains(message) && refused.err.contains("closed_months.sql:"), "{to}: {}", refused.err);
     }
+    site.write("pipelines/closed_months.sql", &file("append", QUERY));
+    site.write("pipelines/late_changes.sql", &file("append", QUERY).replace("closed_months", "late_changes"));
+    let refused = said(&site, "check");
+    assert!(refused.code == 1 && refused.err.contains("`late_changes` is a table of the engine"), "{}", refused.err);
 }
