@@ -23,6 +23,7 @@ use crate::{
     stream::{
         Tables,
         epoch::EpochEnd,
+        file::PipelineFile,
         graph::plan_all,
         maintained::{Content, Failed, Maintained},
         pipeline::{Pipeline, RowDelta, difference},
@@ -94,6 +95,19 @@ impl Engine {
             self.offer_nothing_again().await?;
         }
         Ok(answer)
+    }
+
+    /// Builds those of `pipelines` that are not there yet, from the tables as they are now.
+    ///
+    /// # Errors
+    /// When one cannot be built.
+    pub(super) async fn add(&mut self, pipelines: Vec<PipelineFile>) -> Result<(), Error> {
+        let version = Version { pipelines, parameters: self.options.parameters.clone() };
+        let answer = match self.build(None, version, None).await? {
+            Some(answer) => answer,
+            None => self.arrive().await?,
+        };
+        if answer.done { Ok(()) } else { Err(Error::Incomplete(answer.message)) }
     }
 
     /// Which pipelines have failed, and why.

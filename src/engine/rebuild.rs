@@ -2,7 +2,7 @@
 //!
 //! The engine itself does it, in a workshop beside the tables and with histories that never fold: so nothing is late,
 //! and any order of arrival ends in one ledger. Pipelines that emit on close or run on a schedule are built last, from
-//! the tables of the end, as a start builds new ones: so no change comes too late for them either. What was made takes
+//! the tables of the end, as `apply` builds new ones: so no change comes too late for them either. What was made takes
 //! the place of the old in one step that survives a crash ([`super::swap`]). The log, the models and the outbox stay as
 //! they are, and nobody is alerted.
 
@@ -117,27 +117,18 @@ pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, non
     rebuilt.from_archive = whole.shortened();
 
     let workshop = Home::directory(swap::workshop(data_dir))?;
-    let options = Options { workshop: Some(workshop.clone()), ..options };
-    let log: Arc<dyn EventLog> = Arc::new(whole);
-    let at_once = options.pipelines.iter().filter(|file| !follows_time(file, &options.pipelines)).cloned().collect();
-    let mut stages = vec![Options { pipelines: at_once, ..options.clone() }];
-    if stages[0].pipelines.len() < options.pipelines.len() {
-        stages.push(options);
+    let all = options.pipelines.clone();
+    let at_once = all.iter().filter(|file| !follows_time(file, &all)).cloned().collect();
+    let options = Options { workshop: Some(workshop.clone()), pipelines: at_once, ..options };
+    let mut engine = Engine::open(options, Arc::new(whole), None, clock, nonce).await?;
+    rebuilt.progress = engine.drain().await?;
+    if let [failed, ..] = engine.failed_pipelines()[..] {
+        return Err(Error::Incomplete(format!("the pipeline {failed} failed; mend it and rebuild again")));
     }
-    for (stage, options) in stages.into_iter().enumerate() {
-        let nonce = format!("{nonce}-{stage}");
-        let mut engine = Engine::open(options, Arc::clone(&log), None, Arc::clone(&clock), nonce).await?;
-        let progress = engine.drain().await?;
-        if stage == 0 {
-            rebuilt.progress = progress;
-        }
-        if let [failed, ..] = engine.failed_pipelines()[..] {
-            return Err(Error::Incomplete(format!("the pipeline {failed} failed; mend it and rebuild again")));
-        }
-        // A start offers what the newest checkpoint changed to the alerts: this one changes nothing.
-        engine.decide_checkpoint().await?;
-        engine.close().await;
-    }
+    engine.add(all).await?;
+    // A start offers what the newest checkpoint changed to the alerts: this one changes nothing.
+    engine.decide_checkpoint().await?;
+    engine.close().await;
     let new = Old::open(&workshop.tables(), &mut Vec::new()).await;
     check_nothing_lost(&old, &new, manifest.as_ref()).await?;
     compare(&old, &new, &mut rebuilt).await?;
