@@ -113,7 +113,7 @@ fn cost(status: &PipelineStatus) -> Vec<(&'static str, String)> {
         lines.push(("ran last", format!("as of {at}")));
     }
     if let (Some(held), Some(late)) = (status.held_rows, status.late_changes) {
-        lines.push(("open windows", format!("{held} rows wait, {late} changes came too late")));
+        lines.push(("open windows", format!("{held} rows wait, {late} changes came too late (in late_changes)")));
     }
     lines
 }

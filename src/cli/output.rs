@@ -10,7 +10,6 @@ use arrow::{
     array::{ArrayRef, RecordBatch, StringArray},
     csv,
     datatypes::{DataType, Field, Schema, SchemaRef},
-    json,
     util::{
         display::{ArrayFormatter, FormatOptions},
         pretty::pretty_format_batches_with_options,
@@ -20,6 +19,7 @@ use clap::ValueEnum;
 use miette::IntoDiagnostic;
 
 use super::rim;
+use crate::tables;
 
 /// How rows are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -54,11 +54,8 @@ pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output)
         }
         Output::Json => {
             for batch in batches {
-                let mut text = Vec::new();
-                let mut writer = json::LineDelimitedWriter::new(&mut text);
-                writer.write(&exact(batch)?).into_diagnostic()?;
-                writer.finish().into_diagnostic()?;
-                out.write_all(&text).map_err(rim::output_report)?;
+                let text = tables::json_lines(batch).into_diagnostic()?;
+                out.write_all(text.as_bytes()).map_err(rim::output_report)?;
             }
         }
         Output::Csv => {
@@ -77,22 +74,13 @@ pub(super) fn print(schema: &SchemaRef, batches: &[RecordBatch], output: Output)
     out.flush().map_err(rim::output_report)
 }
 
-/// Decimals as texts: no reader of JSON then turns money into floats.
-fn exact(batch: &RecordBatch) -> miette::Result<RecordBatch> {
-    as_text(batch, |data_type| matches!(data_type, DataType::Decimal128(..) | DataType::Decimal256(..)))
-}
-
 /// Lists as texts: CSV has no lists.
 fn flat(batch: &RecordBatch) -> miette::Result<RecordBatch> {
-    as_text(batch, DataType::is_nested)
-}
-
-fn as_text(batch: &RecordBatch, which: impl Fn(&DataType) -> bool) -> miette::Result<RecordBatch> {
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
     let format = format();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        if !which(field.data_type()) {
+        if !field.data_type().is_nested() {
             fields.push(Arc::clone(field));
             columns.push(Arc::clone(column));
             continue;

@@ -32,8 +32,9 @@ fn said(rebuilt: &Rebuilt) -> miette::Result<()> {
         eprintln!("the beginning of {} partitions of the log came from events_archive", rebuilt.from_archive);
     }
     output::say(run::said(&rebuilt.progress))?;
-    let Rebuilt { late_before, entries_changed, customers_changed, ledger_rows: (before, after), .. } = rebuilt;
-    output::say(format_args!("late events applied: {late_before}"))?;
+    let Rebuilt { entries_changed, customers_changed, ledger_rows: (before, after), .. } = rebuilt;
+    output::say(format_args!("late events applied: {}", rebuilt.late_before))?;
+    output::say(format_args!("late changes of closed windows, now in them: {}", rebuilt.late_changes_before))?;
     output::say(format_args!(
         "mrr_ledger: {before} rows before, {after} now; {entries_changed} entries of the current ledger differ, of \
          {customers_changed} customers"

@@ -41,7 +41,9 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         }
         if let (Some(held), Some(late)) = (pipeline.held_rows, pipeline.late_changes) {
             let name = &pipeline.name;
-            output::say(format_args!("{name}: {held} rows wait for their windows, {late} changes came too late"))?;
+            output::say(format_args!(
+                "{name}: {held} rows wait for their windows, {late} changes came too late (in late_changes)"
+            ))?;
         }
         if let Some(error) = &pipeline.error {
             failed = true;

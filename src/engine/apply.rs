@@ -23,6 +23,7 @@ use crate::{
     stream::{
         Tables,
         epoch::EpochEnd,
+        file::PipelineFile,
         graph::plan_all,
         maintained::{Content, Failed, Maintained},
         pipeline::{Pipeline, RowDelta, difference},
@@ -94,6 +95,19 @@ impl Engine {
             self.offer_nothing_again().await?;
         }
         Ok(answer)
+    }
+
+    /// Builds those of `pipelines` that are not there yet, from the tables as they are now.
+    ///
+    /// # Errors
+    /// When one cannot be built.
+    pub(super) async fn add(&mut self, pipelines: Vec<PipelineFile>) -> Result<(), Error> {
+        let version = Version { pipelines, parameters: self.options.parameters.clone() };
+        let answer = match self.build(None, version, None).await? {
+            Some(answer) => answer,
+            None => self.arrive().await?,
+        };
+        if answer.done { Ok(()) } else { Err(Error::Incomplete(answer.message)) }
     }
 
     /// Which pipelines have failed, and why.
@@ -268,12 +282,15 @@ impl Engine {
                 return Ok(Answer::refused(format!("nothing was changed; this is a bug in Tributary: {error}")));
             }
         };
+        let mut late = Vec::new();
         for (mut changed, end) in waiting {
             // What is due on its schedule is run in the first epoch in its place.
             if let Err(failed) = maintained.advance(&mut changed, &end, &Tables::new()) {
                 return Ok(Answer::refused(format!("nothing was changed: {failed}")));
             }
+            late.extend(maintained.take_late());
         }
+        self.keep_late(&late).await?;
         let mut running: BTreeMap<String, Running> = std::mem::take(&mut self.pipelines)
             .into_iter()
             .map(|running| (running.pipeline.name().to_owned(), running))

@@ -102,11 +102,13 @@ impl Engine {
         let latest = self.checkpoints.latest();
         let number = self.checkpoints.next_number();
         let fingerprints = self.fingerprints();
+        let saved = |running: &Running| running.state != State::Works || running.pipeline.is_saved();
         let idle = latest.is_some_and(|manifest| {
             manifest.offsets == self.offsets
                 && manifest.fingerprints == fingerprints
                 && manifest.tables.keys().eq(tables.keys())
-        }) && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
+        }) && self.pipelines.iter().all(saved)
+            && tables.values().all(|work| work.pending.iter().all(|work| work.number < number));
         if idle { Ok(()) } else { self.decide(marks, tables, laps).await }
     }
 

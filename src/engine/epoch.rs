@@ -25,18 +25,23 @@ impl Engine {
     /// One epoch; how many records it read.
     pub(super) async fn epoch(&mut self) -> Result<usize, Error> {
         let mut laps = Laps::start();
-        let Read { ends, records, decoded, unknown } = self.read().await?;
-        self.ends = ends;
+        let Read { ends, later_ends, records, decoded, unknown } = self.read().await?;
+        self.ends = later_ends;
         self.unknown.merge(&unknown);
         if records.is_empty() {
+            if self.has_runs_to_see_to()? {
+                self.follow(BTreeMap::new()).await?;
+                self.note_status()?;
+            }
             return Ok(0);
         }
         self.progress.stages.read += laps.lap();
         for record in &records {
             let offset = &mut self.offsets[record.partition as usize];
             *offset = (*offset).max(record.offset + 1);
+            self.newest_append = self.newest_append.max(record.appended_at);
         }
-        self.progress.lag = self.ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
+        self.progress.lag = ends.iter().zip(&self.offsets).map(|(end, at)| end.saturating_sub(*at)).sum();
         if self.progress.lag > 0 {
             self.read_ahead();
         }
@@ -61,18 +66,25 @@ impl Engine {
         changed.extend(self.publish_ledger(delta, &rates).await?);
         self.progress.stages.tables += laps.lap();
         self.note_completeness();
-        let features = self.advance_pipelines(changed)?;
-        self.progress.stages.pipelines += laps.lap();
-        if let Some(delta) = features {
-            self.follow_features(&delta).await?;
-            self.progress.stages.score += laps.lap();
-        }
+        self.follow(changed).await?;
         self.note_watermark();
         self.note_status()?;
         self.progress.records += records.len() as u64;
         self.progress.epochs += 1;
         self.watch.send_replace(self.progress);
         Ok(records.len())
+    }
+
+    /// Brings pipelines and scores up to date with what changed in the tables.
+    pub(super) async fn follow(&mut self, changed: BTreeMap<String, RowDelta>) -> Result<(), Error> {
+        let mut laps = Laps::start();
+        let features = self.advance_pipelines(changed).await?;
+        self.progress.stages.pipelines += laps.lap();
+        if let Some(delta) = features {
+            self.follow_features(&delta).await?;
+            self.progress.stages.score += laps.lap();
+        }
+        Ok(())
     }
 
     /// Keeps every record, and returns the rows as changes of relations.

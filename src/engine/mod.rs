@@ -13,6 +13,7 @@ mod checkpoint;
 mod decode;
 mod epoch;
 mod history;
+mod late;
 mod moments;
 mod pipelines;
 mod plan;
@@ -23,6 +24,7 @@ mod rebuild;
 mod recovery;
 mod requests;
 mod saved;
+mod scheduled;
 mod scoring;
 mod stages;
 mod status;
@@ -68,6 +70,7 @@ use self::{
     reading::Ahead,
     requests::Requests,
     saved::SavedState,
+    scheduled::Runs,
     scoring::{SCORES, Scorer},
     stages::Laps,
     store::Store,
@@ -83,7 +86,7 @@ use crate::{
     stream::{self, Cell, checkpoint::Checkpoints, conversion::SharedRates, epoch::Completeness, file::PipelineFile},
     stripe::{counts::UnknownCounts, ids::AccountId},
     tables,
-    time::Clock,
+    time::{Clock, EventTime},
 };
 
 /// The name under which a manifest keeps the fingerprint of the ledger's rules; no pipeline can have it.
@@ -301,12 +304,16 @@ pub struct Engine {
     watermark_now: Arc<AtomicI64>,
     /// Up to when windows have closed.
     complete: Completeness,
+    /// When the newest record that was read came into the log.
+    newest_append: EventTime,
     log_clock: RecordBatch,
     unknown: UnknownCounts,
     saved_state: SavedState,
     progress: Progress,
     watch: watch::Sender<Progress>,
     requests: Requests,
+    /// Queries that run on a schedule, while they run.
+    runs: Runs,
     /// New versions of pipelines, while they are built.
     coming: Option<Coming>,
     /// Pipelines that the start rebuilt.
@@ -382,9 +389,10 @@ impl Engine {
                 self.begin_checkpoint().await?;
             }
         }
-        self.ends = goal;
+        // No epoch need have looked. A partition with more by now holds the watermark back as ever.
+        self.ends.iter_mut().zip(&goal).for_each(|(end, goal)| *end = (*end).max(*goal));
         self.note_completeness();
-        self.advance_pipelines(BTreeMap::new())?;
+        self.finish_runs().await?;
         self.note_watermark();
         self.score_with_new_model()?;
         self.checkpoint().await?;

@@ -37,7 +37,7 @@ impl Running {
         matches!(self.state, State::Failed(_))
     }
 
-    fn note_cost(&mut self, cost: Duration) {
+    pub(super) fn note_cost(&mut self, cost: Duration) {
         self.last_epoch_micros = u64::try_from(cost.as_micros()).unwrap_or(u64::MAX);
         self.epochs += 1;
         self.epochs_micros = self.epochs_micros.saturating_add(self.last_epoch_micros);
@@ -47,8 +47,9 @@ impl Running {
 impl Keeper for Store {
     type Error = Error;
 
-    fn sources(&self, pipeline: &Pipeline) -> Result<Option<Tables>, stream::Error> {
-        Ok(Some(self.providers(pipeline.sources())))
+    /// They run beside the epochs: see [`super::scheduled`].
+    fn sources(&self, _: &Pipeline) -> Result<Option<Tables>, stream::Error> {
+        Ok(None)
     }
 
     fn keep(&mut self, name: &str, delta: &RowDelta) -> Result<(), Error> {
@@ -57,23 +58,30 @@ impl Keeper for Store {
 }
 
 impl Engine {
-    /// Brings every pipeline up to date that reads something that changed, whose windows may close, or that is due on its
-    /// schedule; what changed in the features. A pipeline that fails stops alone, with those that read it.
-    pub(super) fn advance_pipelines(
+    /// Brings every pipeline up to date that reads something that changed, or whose windows may close, and begins those
+    /// that are due on their schedules; what changed in the features. A pipeline that fails stops alone, with those that
+    /// read it.
+    pub(super) async fn advance_pipelines(
         &mut self,
         mut changed: BTreeMap<String, RowDelta>,
     ) -> Result<Option<RowDelta>, Error> {
+        self.end_runs(&mut changed)?;
         let end = self.end();
         let at_work = self.pipelines.iter_mut().filter(|running| running.state == State::Works);
         let pipelines = at_work.map(|running| &mut running.pipeline).collect();
+        let mut late = Vec::new();
         for outcome in together::advance(pipelines, &mut changed, &end, &mut self.store)? {
             if let Some(running) = self.pipelines.iter_mut().find(|r| r.pipeline.name() == outcome.name) {
                 running.note_cost(outcome.cost);
+                let changes = running.pipeline.take_late();
+                late.extend(changes.into_iter().map(|change| (outcome.name.clone(), change)));
             }
             if let Some(error) = outcome.failed {
                 self.fail(&outcome.name, &error);
             }
         }
+        self.keep_late(&late).await?;
+        self.begin_runs(&end);
         if let Some(coming) = &mut self.coming {
             coming.note(&changed, &end);
         }

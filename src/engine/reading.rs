@@ -25,6 +25,8 @@ const LINGER: Duration = Duration::from_millis(25);
 pub(super) struct Read {
     /// Of each partition the end offset, before it was read.
     pub(super) ends: Vec<u64>,
+    /// The same after it was read: what is older in the log than a record that was read lies before these.
+    pub(super) later_ends: Vec<u64>,
     pub(super) records: Vec<Record>,
     /// What each record says.
     pub(super) decoded: Vec<Decoded>,
@@ -62,5 +64,6 @@ async fn read(log: Arc<dyn EventLog>, offsets: Vec<u64>, account: AccountId) -> 
     let records: Vec<Record> = futures::future::try_join_all(reads).await?.into_iter().flatten().collect();
     let mut unknown = UnknownCounts::default();
     let decoded = tokio::task::block_in_place(|| decode(&records, &account, &mut unknown))?;
-    Ok(Read { ends, records, decoded, unknown })
+    let later_ends = if records.is_empty() { ends.clone() } else { log.end_offsets().await? };
+    Ok(Read { ends, later_ends, records, decoded, unknown })
 }

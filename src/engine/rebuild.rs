@@ -1,8 +1,10 @@
 //! Making everything again from what was kept: the log, and the archive where the log no longer reaches back.
 //!
 //! The engine itself does it, in a workshop beside the tables and with histories that never fold: so nothing is late,
-//! and any order of arrival ends in one ledger. What was made takes the place of the old in one step that survives a
-//! crash ([`super::swap`]). The log, the models and the outbox stay as they are, and nobody is alerted.
+//! and any order of arrival ends in one ledger. Pipelines that emit on close or run on a schedule are built last, from
+//! the tables of the end, as `apply` builds new ones: so no change comes too late for them either. What was made takes
+//! the place of the old in one step that survives a crash ([`super::swap`]). The log, the models and the outbox stay as
+//! they are, and nobody is alerted.
 
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use futures::TryStreamExt;
 use super::{
     Engine, Error, Options, Progress,
     archived_log::{Archive, ArchivedLog},
+    late::LATE_CHANGES,
     recovery::check_log,
     swap,
 };
@@ -24,7 +27,11 @@ use crate::{
     money::Amount,
     sink::delta,
     storage::{Home, Location},
-    stream::checkpoint::{self, Manifest},
+    stream::{
+        checkpoint::{self, Manifest},
+        file::PipelineFile,
+        graph,
+    },
     time::Clock,
 };
 
@@ -50,6 +57,8 @@ pub struct Rebuilt {
     pub from_archive: usize,
     /// Rows of `late_events` before: events that had not been applied.
     pub late_before: i64,
+    /// Rows of `late_changes` before: changes of windows that had closed, which are in these windows now.
+    pub late_changes_before: i64,
     /// What could not be read of the old tables and checkpoints.
     pub unreadable: Vec<String>,
     /// Rows of `mrr_ledger` before and now.
@@ -108,12 +117,15 @@ pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, non
     rebuilt.from_archive = whole.shortened();
 
     let workshop = Home::directory(swap::workshop(data_dir))?;
-    let options = Options { workshop: Some(workshop.clone()), ..options };
+    let all = options.pipelines.clone();
+    let at_once = all.iter().filter(|file| !follows_time(file, &all)).cloned().collect();
+    let options = Options { workshop: Some(workshop.clone()), pipelines: at_once, ..options };
     let mut engine = Engine::open(options, Arc::new(whole), None, clock, nonce).await?;
     rebuilt.progress = engine.drain().await?;
     if let [failed, ..] = engine.failed_pipelines()[..] {
         return Err(Error::Incomplete(format!("the pipeline {failed} failed; mend it and rebuild again")));
     }
+    engine.add(all).await?;
     // A start offers what the newest checkpoint changed to the alerts: this one changes nothing.
     engine.decide_checkpoint().await?;
     engine.close().await;
@@ -126,11 +138,17 @@ pub async fn rebuild(options: Options, log: Arc<dyn EventLog>, clock: Clock, non
     Ok(rebuilt)
 }
 
+/// Whether time alone can change the table of a pipeline, or one that it reads.
+fn follows_time(file: &PipelineFile, files: &[PipelineFile]) -> bool {
+    graph::upstream(files, &file.metadata.name).iter().any(|file| file.metadata.follows_time())
+}
+
 /// Tables of one making, where they can be read.
 struct Old {
     events: Option<Arc<dyn TableProvider>>,
     rejected: Option<Arc<dyn TableProvider>>,
     late: Option<Arc<dyn TableProvider>>,
+    late_changes: Option<Arc<dyn TableProvider>>,
     ledger: Option<Arc<dyn TableProvider>>,
 }
 
@@ -147,6 +165,7 @@ impl Old {
             events: read("events_archive").await,
             rejected: read("rejected_events").await,
             late: read("late_events").await,
+            late_changes: read(LATE_CHANGES).await,
             ledger: read("mrr_ledger").await,
         }
     }
@@ -158,6 +177,7 @@ impl Old {
             ("events_archive", &mut self.events, &PLACE[..]),
             ("rejected_events", &mut self.rejected, &PLACE[..]),
             ("late_events", &mut self.late, &["account"][..]),
+            (LATE_CHANGES, &mut self.late_changes, &["account"][..]),
             ("mrr_ledger", &mut self.ledger, &COMPARED[..]),
         ] {
             let Some(provider) = table else { continue };
@@ -187,6 +207,7 @@ impl Old {
                 ("events", &tables.events),
                 ("rejected", &tables.rejected),
                 ("late", &tables.late),
+                (LATE_CHANGES, &tables.late_changes),
                 ("ledger", &tables.ledger),
             ] {
                 if let Some(table) = table {
@@ -231,6 +252,9 @@ async fn compare(old: &Old, new: &Old, rebuilt: &mut Rebuilt) -> Result<(), Erro
     let context = old.context(new)?;
     if old.late.is_some() {
         rebuilt.late_before = number(&context, "SELECT count(*) FROM before_late").await?;
+    }
+    if old.late_changes.is_some() {
+        rebuilt.late_changes_before = number(&context, "SELECT count(*) FROM before_late_changes").await?;
     }
     rebuilt.ledger_rows.1 = number(&context, "SELECT count(*) FROM after_ledger").await?;
     if old.ledger.is_none() {

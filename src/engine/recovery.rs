@@ -18,7 +18,10 @@ use super::{
     CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED, PendingAlerts, Progress,
     Requests, Running, SCORES, SavedState, Scorer, Shown, State, Watermark, backup,
     checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
-    collect_one, rates,
+    collect_one,
+    late::LATE_CHANGES,
+    rates,
+    scheduled::Runs,
     store::{Definition, Store},
     swap,
 };
@@ -49,7 +52,7 @@ pub fn relations() -> Result<BTreeMap<String, Relation>, Error> {
     let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
     Ok(all
         .iter()
-        .filter(|table| table.source == Source::Engine && table.name != SCORES)
+        .filter(|table| table.source == Source::Engine && ![SCORES, LATE_CHANGES].contains(&table.name.as_str()))
         .map(|table| {
             let small = table.name == CLOCK;
             (table.name.clone(), Relation { schema: Arc::clone(&table.schema), appended: table.is_appended(), small })
@@ -171,12 +174,14 @@ impl Engine {
             watermark,
             watermark_now: Arc::new(AtomicI64::new(watermark_at)),
             complete,
+            newest_append: EventTime::MIN,
             log_clock: rows::log_clock(&clock_rows)?,
             unknown: UnknownCounts::default(),
             saved_state,
             progress: Progress::default(),
             watch: watch::channel(Progress::default()).0,
             requests,
+            runs: Runs::new(),
             coming: None,
             rebuilt: BTreeSet::new(),
             status: Cell::default(),
@@ -232,7 +237,7 @@ impl Engine {
             let before = self.content(&name).await?;
             let pipeline = &mut self.pipelines[i].pipeline;
             let advanced = if pipeline.is_snapshot() {
-                pipeline.run(&end, &self.store.providers(&reads)).await
+                pipeline.run(&end, &self.store.frozen(&reads)).await
             } else {
                 pipeline.advance(&sources, &end).await
             };

@@ -259,11 +259,12 @@ impl Store {
         Ok(())
     }
 
-    /// Some tables as queries read them, the newest rows included.
-    pub(crate) fn providers(&self, names: &BTreeSet<String>) -> Tables {
-        let live =
-            |name: &String| Some((name.clone(), Arc::clone(&self.tables.get(name)?.live) as Arc<dyn TableProvider>));
-        names.iter().filter_map(live).collect()
+    /// Some tables as queries read them now, the newest rows included, whatever the epochs that follow bring.
+    pub(crate) fn frozen(&self, names: &BTreeSet<String>) -> Tables {
+        let frozen = |name: &String| {
+            Some((name.clone(), Arc::new(self.tables.get(name)?.live.frozen()) as Arc<dyn TableProvider>))
+        };
+        names.iter().filter_map(frozen).collect()
     }
 
     /// The tables as people see them.

@@ -51,7 +51,7 @@ pub struct LiveTable {
     held: Mutex<Held>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     committed: Arc<dyn TableProvider>,
     /// Oldest first, each with its mark.
@@ -141,6 +141,17 @@ impl LiveTable {
         }
         held.touch();
         Ok(())
+    }
+
+    /// The table as it is now, which stays so: for a query that goes on beside the epochs.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        Self {
+            schema: Arc::clone(&self.schema),
+            change_schema: Arc::clone(&self.change_schema),
+            key: self.key.clone(),
+            held: Mutex::new(self.held().clone()),
+        }
     }
 
     /// Rows in memory, replaced ones included.

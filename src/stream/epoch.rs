@@ -32,10 +32,16 @@ impl Completeness {
         *known = micros.max(*known);
     }
 
+    /// Up to when the log of an account and mode is complete; none before its first event.
+    #[must_use]
+    pub fn until(&self, account: &str, livemode: bool) -> Option<i64> {
+        self.0.get(account).map(|known| known[usize::from(livemode)]).filter(|micros| *micros > i64::MIN)
+    }
+
     /// Whether a window of an account and mode that ends at an instant has closed.
     #[must_use]
     pub fn has_passed(&self, account: &str, livemode: bool, window_end: i64) -> bool {
-        self.0.get(account).is_some_and(|known| window_end <= known[usize::from(livemode)])
+        self.until(account, livemode).is_some_and(|until| window_end <= until)
     }
 
     /// Account, mode and instant, of all of which anything is known.

@@ -193,6 +193,14 @@ pub struct Metadata {
     pub columns: BTreeMap<String, Column>,
 }
 
+impl Metadata {
+    /// Whether time alone can change its table: its windows close, or it runs on a schedule.
+    #[must_use]
+    pub fn follows_time(&self) -> bool {
+        self.emit == Emit::OnClose || self.schedule.is_some()
+    }
+}
+
 /// A pipeline as it stands in its file.
 #[derive(Clone, Debug)]
 pub struct PipelineFile {

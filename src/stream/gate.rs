@@ -2,10 +2,10 @@
 //!
 //! The gate stands behind a pipeline of any class and lets rows through in the epoch in which their window closes, with
 //! all that this epoch brought. What was released never changes again: a change that comes later is counted, one for
-//! each row and epoch, and goes no further. When a window ends is what the row's column `window_end` says, which is part
-//! of the key, so that a row never moves from one window into another.
+//! each row and epoch, and goes no further than [`Gate::take_late`]. When a window ends is what the row's column
+//! `window_end` says, which is part of the key, so that a row never moves from one window into another.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use arrow::{
     array::{ArrayRef, AsArray, BooleanArray, RecordBatch},
@@ -18,6 +18,7 @@ use super::{
     Error,
     epoch::{Completeness, EpochEnd},
     file::{FileError, PipelineFile},
+    late::{LateChange, texts},
     pipeline::RowDelta,
 };
 use crate::tables::timestamptz;
@@ -28,6 +29,10 @@ const WINDOW_END: &str = "window_end";
 /// The most rows of open windows that a pipeline may hold: some hundred megabytes, and written with every checkpoint
 /// that changes them.
 const MAX_HELD_ROWS: usize = 1_000_000;
+
+/// The most late changes of a pipeline that are kept as rows: a query whose closed windows change without end says
+/// nothing new by then. More are counted alone.
+const MAX_LATE_CHANGES: u64 = 1_000_000;
 
 /// Where a saved state says how many changes came too late.
 const LATE: &str = "late";
@@ -48,6 +53,9 @@ impl Window {
     }
 }
 
+/// What became of a row whose window had closed: its window, and the row before and after.
+struct Late(Window, Option<Bytes>, Option<Bytes>);
+
 pub(super) struct Gate {
     schema: SchemaRef,
     key: Vec<usize>,
@@ -58,6 +66,8 @@ pub(super) struct Gate {
     held_rows: usize,
     closed: Completeness,
     late: u64,
+    /// What came too late in the last epoch.
+    late_changes: Vec<LateChange>,
 }
 
 impl Gate {
@@ -96,6 +106,7 @@ impl Gate {
             held_rows: 0,
             closed: Completeness::default(),
             late: 0,
+            late_changes: Vec::new(),
         })
     }
 
@@ -107,10 +118,10 @@ impl Gate {
     /// The rows that are released by the end of an epoch which changed the answer so.
     pub(super) fn pass(&mut self, change: &RowDelta, end: &EpochEnd) -> Result<RowDelta, Error> {
         let broken = |what: &str| Error::Internal(format!("a change {what} at the gate of a window"));
-        let mut late: BTreeSet<Bytes> = BTreeSet::new();
-        for (window, key, _) in self.rows_of(&change.removed)? {
+        let mut late: BTreeMap<Bytes, Late> = BTreeMap::new();
+        for (window, key, row) in self.rows_of(&change.removed)? {
             if window.has_closed(&self.closed) {
-                late.insert(key);
+                late.insert(key, Late(window, Some(row), None));
                 continue;
             }
             let rows = self.held.get_mut(&window).ok_or_else(|| broken("takes back a row of no window"))?;
@@ -122,7 +133,7 @@ impl Gate {
         }
         for (window, key, row) in self.rows_of(&change.added)? {
             if window.has_closed(&self.closed) {
-                late.insert(key);
+                late.entry(key).or_insert(Late(window, None, None)).2 = Some(row);
                 continue;
             }
             if self.held.entry(window).or_default().insert(key, row).is_some() {
@@ -130,7 +141,7 @@ impl Gate {
             }
             self.held_rows += 1;
         }
-        self.late += late.len() as u64;
+        self.note_late(late)?;
         self.closed.clone_from(&end.complete);
         let closing: Vec<Window> = self.held.keys().filter(|window| window.has_closed(&self.closed)).cloned().collect();
         let mut released: Vec<Bytes> = Vec::new();
@@ -141,6 +152,41 @@ impl Gate {
         self.check_limit()?;
         let removed = RecordBatch::new_empty(SchemaRef::clone(&self.schema));
         Ok(RowDelta { removed, added: self.batch(released.iter(), &self.schema)? })
+    }
+
+    /// Counts what came too late, by what has closed so far.
+    fn note_late(&mut self, late: BTreeMap<Bytes, Late>) -> Result<(), Error> {
+        let (first, count) = (self.late + 1, late.len() as u64);
+        self.late += count;
+        let kept = usize::try_from((MAX_LATE_CHANGES + 1).saturating_sub(first)).unwrap_or(usize::MAX);
+        let late: Vec<(Bytes, Late)> = late.into_iter().take(kept).collect();
+        let parser = self.keys.parser();
+        let keys = self.keys.convert_rows(late.iter().map(|(key, _)| parser.parse(key)))?;
+        let keys = texts(&RecordBatch::try_new(SchemaRef::new(self.schema.project(&self.key)?), keys)?)?;
+        let rows = |of: fn(&Late) -> Option<&Bytes>| -> Result<_, Error> {
+            let rows = late.iter().filter_map(|(_, late)| of(late));
+            Ok(texts(&self.batch(rows, &self.schema)?)?.into_iter())
+        };
+        let (mut before, mut after) = (rows(|late| late.1.as_ref())?, rows(|late| late.2.as_ref())?);
+        let numbered = (first..).zip(late.iter().zip(keys));
+        self.late_changes = numbered
+            .map(|(number, ((_, Late(window, was, is)), key))| LateChange {
+                number,
+                account: window.account.clone(),
+                livemode: window.livemode,
+                window_end: window.end,
+                complete_until: self.closed.until(&window.account, window.livemode).unwrap_or(window.end),
+                key,
+                before: was.as_ref().and_then(|_| before.next()),
+                after: is.as_ref().and_then(|_| after.next()),
+            })
+            .collect();
+        Ok(())
+    }
+
+    /// What came too late in the last epoch, if nobody has taken it.
+    pub(super) fn take_late(&mut self) -> Vec<LateChange> {
+        std::mem::take(&mut self.late_changes)
     }
 
     fn check_limit(&self) -> Result<(), Error> {
@@ -231,21 +277,56 @@ pub fn closed_between(rows: &RecordBatch, before: &Completeness, now: &Completen
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
 
-    use arrow::datatypes::{Field, Schema};
+    use arrow::{
+        array::{StringArray, TimestampMicrosecondArray},
+        datatypes::{Field, Schema},
+    };
 
     use super::*;
 
-    #[test]
-    fn too_many_rows_of_open_windows_stop_the_pipeline_and_it_says_what_to_do() {
+    /// A gate for rows of account, mode and window alone.
+    fn gate() -> (Gate, PipelineFile, SchemaRef) {
         let text = "/*---\nname: x\ndescription: d\nowner: o\nmode: append\nemit: on_close\n\
             grain: [account, livemode, window_end]\ntime_column: window_end\ncolumns: {}\n---*/\nSELECT 1";
         let file = PipelineFile::parse(Path::new("x.sql"), text.to_owned()).unwrap();
         let fields = [("account", DataType::Utf8), ("livemode", DataType::Boolean), (WINDOW_END, timestamptz())];
         let fields: Vec<Field> = fields.into_iter().map(|(name, of)| Field::new(name, of, false)).collect();
         let schema = SchemaRef::new(Schema::new(fields));
-        let mut gate = Gate::new(&file, &schema, &[0, 1, 2]).unwrap();
+        (Gate::new(&file, &schema, &[0, 1, 2]).unwrap(), file, schema)
+    }
+
+    #[test]
+    fn past_the_limit_late_changes_are_counted_and_not_kept() {
+        let (mut gate, _, schema) = gate();
+        let window = |end: i64| {
+            let columns: [ArrayRef; 3] = [
+                Arc::new(StringArray::from(vec!["a"])),
+                Arc::new(BooleanArray::from(vec![true])),
+                Arc::new(TimestampMicrosecondArray::from(vec![end]).with_timezone("UTC")),
+            ];
+            RecordBatch::try_new(SchemaRef::clone(&schema), columns.to_vec()).unwrap()
+        };
+        let mut end = EpochEnd::default();
+        end.complete.advance("a", true, 10);
+        gate.pass(&RowDelta::none(&schema), &end).unwrap();
+        gate.late = MAX_LATE_CHANGES - 1;
+        let added = RowDelta { added: window(10), ..RowDelta::none(&schema) };
+        assert!(gate.pass(&added, &end).unwrap().is_empty());
+        let row = "{\"account\":\"a\",\"livemode\":true,\"window_end\":\"1970-01-01T00:00:00.000010Z\"}".to_owned();
+        let (number, key, before, after) = (MAX_LATE_CHANGES, row.clone(), None, Some(row));
+        let (account, livemode, window_end, complete_until) = ("a".to_owned(), true, 10, 10);
+        let told = LateChange { number, account, livemode, window_end, complete_until, key, before, after };
+        assert_eq!(gate.take_late(), [told]);
+        let removed = RowDelta { removed: window(10), ..RowDelta::none(&schema) };
+        gate.pass(&removed, &end).unwrap();
+        assert_eq!((gate.take_late(), gate.late_changes()), (Vec::new(), MAX_LATE_CHANGES + 1));
+    }
+
+    #[test]
+    fn too_many_rows_of_open_windows_stop_the_pipeline_and_it_says_what_to_do() {
+        let (mut gate, file, schema) = gate();
         gate.held_rows = MAX_HELD_ROWS;
         assert!(gate.pass(&RowDelta::none(&schema), &EpochEnd::default()).unwrap().is_empty());
         gate.held_rows += 1;

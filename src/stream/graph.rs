@@ -13,6 +13,7 @@ use super::{
     pipeline::Pipeline,
     windows,
 };
+use crate::tables::{self, Source};
 
 /// Plans every file, and returns the pipelines in an order in which each comes after those it reads.
 ///
@@ -28,7 +29,9 @@ pub async fn plan_all(
 ) -> Result<Vec<Pipeline>, Box<FileError>> {
     let mut relations = relations.clone();
     let names: BTreeSet<String> = files.iter().map(|file| file.metadata.name.clone()).collect();
-    if let Some(file) = files.iter().find(|file| relations.contains_key(&file.metadata.name)) {
+    let is_other = |name: &str| tables::get(name).is_ok_and(|table| table.source != Source::Pipeline);
+    let is_taken = |name: &str| relations.contains_key(name) || is_other(name);
+    if let Some(file) = files.iter().find(|file| is_taken(&file.metadata.name)) {
         let message = format!("`{}` is a table of the engine", file.metadata.name);
         return Err(file.error(message, "name:", "this name", Some("choose another name")));
     }

@@ -17,6 +17,7 @@ use datafusion::{catalog::TableProvider, datasource::MemTable};
 use super::{
     Error,
     epoch::EpochEnd,
+    late::LateChange,
     pipeline::{Pipeline, RowDelta},
     snapshot::Tables,
     together::{self, Keeper},
@@ -169,6 +170,15 @@ impl Maintained {
         let outcomes = together::advance(self.pipelines.iter_mut().collect(), changed, end, &mut keeper)?;
         let failed = outcomes.into_iter().find_map(|outcome| Some((outcome.name, outcome.failed?)));
         failed.map_or(Ok(()), |(name, source)| Err(Failed { name, source }))
+    }
+
+    /// What came after its window had closed in the last epoch, with the pipeline whose window that was.
+    pub fn take_late(&mut self) -> Vec<(String, LateChange)> {
+        let of = |pipeline: &mut Pipeline| {
+            let name = pipeline.name().to_owned();
+            pipeline.take_late().into_iter().map(move |late| (name.clone(), late))
+        };
+        self.pipelines.iter_mut().flat_map(of).collect()
     }
 
     /// The pipelines, each after those it reads.

@@ -18,6 +18,7 @@ pub mod graph;
 mod groups;
 mod kept;
 mod keyed;
+mod late;
 mod leaf;
 pub mod maintained;
 mod partition;
@@ -33,8 +34,9 @@ pub mod windows;
 
 pub use class::Relation;
 pub use gate::closed_between;
+pub use late::LateChange;
 pub(crate) use leaf::{Cell, CellTable};
-pub use snapshot::Tables;
+pub use snapshot::{Answer, Run, Tables};
 
 /// The functions that pipelines can call beside DataFusion's own; [`windows::register`] adds those in FROM.
 #[must_use]

@@ -29,13 +29,14 @@ use super::{
     file::{AS_OF, Emit, FileError, PipelineFile},
     gate::Gate,
     keyed::Keyed,
+    late::LateChange,
     leaf::{Cell, CellTable},
     planning::{
         check_scope_and_mode, context, fingerprint, key_columns, logical_plan, output_schema, query_error, refused,
         scans,
     },
     query::Linear,
-    snapshot::{self, Snapshot, Tables},
+    snapshot::{self, Answer, Run, Snapshot, Tables},
     windows,
 };
 
@@ -179,6 +180,8 @@ impl Pipeline {
         let windows = windows::described(&plan).map_err(|error| query_error(&file, &error))?;
         let mut streams = BTreeSet::new();
         scans(&plan, &mut streams).map_err(|error| query_error(&file, &error))?;
+        // What a function in FROM makes is no relation.
+        streams.retain(|name| relations.contains_key(name));
         let runtime = if let Some(schedule) = file.metadata.schedule {
             snapshot::check(&plan).map_err(|refusal| refused(&file, &refusal))?;
             Runtime::Snapshot(Box::new(Snapshot::new(schedule, parameters, &schema)))
@@ -260,7 +263,7 @@ impl Pipeline {
     /// Whether time alone can change its table: its windows close, or it runs on a schedule.
     #[must_use]
     pub fn follows_time(&self) -> bool {
-        self.gate.is_some() || self.is_snapshot()
+        self.file.metadata.follows_time()
     }
 
     /// Runs it, if by the end of an epoch it is due on its schedule, over the tables that it reads as they are then.
@@ -268,10 +271,27 @@ impl Pipeline {
     /// # Errors
     /// When the query fails, a limit is passed or the grain is not unique.
     pub async fn run(&mut self, end: &EpochEnd, sources: &Tables) -> Result<RowDelta, Error> {
+        match self.begin_run(end, sources.clone()) {
+            Some(run) => self.end_run(run.answer().await?),
+            None => Ok(RowDelta::none(&self.schema)),
+        }
+    }
+
+    /// The same apart from it: what is to be run over these tables, whose answer [`Self::end_run`] takes.
+    #[must_use]
+    pub fn begin_run(&self, end: &EpochEnd, sources: Tables) -> Option<Run> {
+        let Runtime::Snapshot(snapshot) = &self.runtime else { return None };
+        Some(snapshot.at(&self.file, snapshot.due(end)?, sources))
+    }
+
+    /// How the answer of a run changes the table.
+    ///
+    /// # Errors
+    /// When the grain is not unique.
+    pub fn end_run(&mut self, answer: Answer) -> Result<RowDelta, Error> {
         let Runtime::Snapshot(snapshot) = &mut self.runtime else { return Ok(RowDelta::none(&self.schema)) };
-        let Some(as_of) = snapshot.due(end) else { return Ok(RowDelta::none(&self.schema)) };
         self.saved = false;
-        snapshot.run(&self.file, &self.key, as_of, sources).await
+        snapshot.take(answer, &self.key, &self.file.metadata.name)
     }
 
     /// Brings the output up to date with what an epoch changed in its sources.
@@ -290,6 +310,11 @@ impl Pipeline {
         let released = gate.pass(&change, end)?;
         self.saved &= released.is_empty();
         Ok(released)
+    }
+
+    /// What came after its window had closed in the last epoch, if it emits on close and nobody has taken it.
+    pub fn take_late(&mut self) -> Vec<LateChange> {
+        self.gate.as_mut().map(Gate::take_late).unwrap_or_default()
     }
 
     /// How what changed in the sources changes the answer.

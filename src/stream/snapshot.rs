@@ -35,11 +35,40 @@ pub type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
 /// The most rows that an answer may have: it is held until the next one, and written with the checkpoint.
 const MAX_ROWS_OF_A_SNAPSHOT: usize = 1_000_000;
 
-/// The most rows that the tables it reads may have together: some ten seconds, in which no epoch is read.
+/// The most rows that the tables it reads may have together: some ten seconds of a core beside the epochs.
 const MAX_ROWS_OF_ITS_SOURCES: usize = 20_000_000;
 
 /// Where a saved answer says of which boundary it is.
 const AS_OF: &str = "as_of";
+
+/// A run that is due, apart from its pipeline, so that it can go on beside the epochs.
+pub struct Run {
+    file: PipelineFile,
+    parameters: Vec<(String, ScalarValue)>,
+    schema: SchemaRef,
+    as_of: i64,
+    sources: Tables,
+}
+
+/// What came of a run: its boundary, and the whole answer.
+pub struct Answer(i64, RecordBatch);
+
+impl Run {
+    /// Runs the query.
+    ///
+    /// # Errors
+    /// When it fails, or a limit is passed.
+    pub async fn answer(self) -> Result<Answer, Error> {
+        let mut read = 0;
+        for table in self.sources.values() {
+            read += SessionContext::new().read_table(Arc::clone(table))?.count().await?;
+        }
+        check_sources(read)?;
+        let rows = batch::run(&self.file, self.parameters, Some(self.as_of), &self.schema, &self.sources).await?;
+        check_answer(rows.num_rows())?;
+        Ok(Answer(self.as_of, rows))
+    }
+}
 
 /// A query at work that is run on a schedule.
 pub(super) struct Snapshot {
@@ -62,24 +91,21 @@ impl Snapshot {
         self.last.as_ref().is_none_or(|(last, _)| *last < boundary).then_some(boundary)
     }
 
-    /// How the answer at a boundary differs from the last one.
-    pub(super) async fn run(
-        &mut self,
-        file: &PipelineFile,
-        key: &[usize],
-        as_of: i64,
-        sources: &Tables,
-    ) -> Result<RowDelta, Error> {
-        let mut read = 0;
-        for table in sources.values() {
-            read += SessionContext::new().read_table(Arc::clone(table))?.count().await?;
-        }
-        check_sources(read)?;
-        let rows = batch::run(file, self.parameters.clone(), Some(as_of), &self.schema, sources).await?;
-        check_answer(rows.num_rows())?;
+    /// A run at a boundary over some tables.
+    pub(super) fn at(&self, file: &PipelineFile, as_of: i64, sources: Tables) -> Run {
+        let (parameters, schema) = (self.parameters.clone(), Arc::clone(&self.schema));
+        Run { file: file.clone(), parameters, schema, as_of, sources }
+    }
+
+    /// How the answer of a run differs from the last one. One that is not of a later boundary changes nothing.
+    pub(super) fn take(&mut self, Answer(as_of, rows): Answer, key: &[usize], name: &str) -> Result<RowDelta, Error> {
         let nothing = RecordBatch::new_empty(Arc::clone(&self.schema));
-        let before = self.last.as_ref().map_or(&nothing, |(_, rows)| rows);
-        let delta = difference(before, &rows, key, &file.metadata.name)?;
+        let before = match &self.last {
+            Some((last, _)) if *last >= as_of => return Ok(RowDelta::none(&self.schema)),
+            Some((_, rows)) => rows,
+            None => &nothing,
+        };
+        let delta = difference(before, &rows, key, name)?;
         self.last = Some((as_of, rows));
         Ok(delta)
     }

@@ -1,10 +1,11 @@
 //! The tables Tributary writes: their columns, keys and descriptions come from the contract in
 //! `schemas/tables.yml`; [`rows`] turns typed rows of the ledger into Arrow batches of exactly those columns, and
-//! [`read`] reads them back.
+//! [`read`] reads them back; [`json_lines`] writes any rows for people and programs.
 //!
 //! Nothing here decides what a table contains.
 
 mod batch;
+mod json;
 pub mod read;
 pub mod rows;
 
@@ -15,6 +16,8 @@ use std::{
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::Deserialize;
+
+pub use self::json::json_lines;
 
 /// The column that tells a put (1) from a delete (−1) in batches of changes to a keyed table.
 pub const OP_COLUMN: &str = "__op";

@@ -70,7 +70,8 @@ async fn follow_beside(queries: &[Query], seed: u64, arrival: Arrival, beside: b
                 };
                 let expected = if pipeline.explain().on_close.is_some() {
                     let model = closing.entry(name.clone()).or_insert_with(|| Closing::new(pipeline));
-                    model.follow(pipeline, expected, &relations.complete(LATENESS_DAYS), &said)
+                    let late: Vec<u64> = pipeline.take_late().iter().map(|change| change.number).collect();
+                    model.follow(pipeline, expected, &relations.complete(LATENESS_DAYS), &late, &said)
                 } else {
                     expected
                 };

@@ -1,5 +1,9 @@
 //! Emit on close, from a file to its table: over restarts, late events, new SQL, past moments and backtests.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
 use super::support::{Said, Site, assert_same_lines};
 
 pub(super) const QUERY: &str = "SELECT account, livemode, window_end, window_day, currency, kind, SUM(mrr_delta) AS mrr_delta, \
@@ -30,21 +34,89 @@ pub(super) fn batch(site: &Site, condition: &str) -> String {
 pub(super) const CLOSED: &str = "<= (SELECT MAX(watermark) FROM pipeline_status)";
 const OPEN: &str = "> (SELECT MAX(watermark) FROM pipeline_status)";
 
+/// Holds that nothing got lost at a gate, however epochs were cut: what was released, with what came too late put over
+/// it in its order, is what `query` says now of windows that have closed. Rows released, and late changes.
+pub(super) fn assert_all_released_or_late(site: &Site, data: &str, table: &str, query: &str) -> (usize, usize) {
+    let of_key = |row: &Value| {
+        let key = ["account", "livemode", "window_end", "currency", "kind"].map(|name| (name, &row[name]));
+        serde_json::to_string(&BTreeMap::from(key)).unwrap()
+    };
+    let by_key = |sql: &str| {
+        let rows = site.rows(data, sql);
+        let number = rows.len();
+        let rows: BTreeMap<String, Value> = rows.into_iter().map(|row| (of_key(&row), row)).collect();
+        assert_eq!(rows.len(), number, "a row was released twice");
+        rows
+    };
+    let mut said = by_key(&format!("SELECT * FROM {table}"));
+    let released = said.len();
+    let late = site.rows(data, &format!("SELECT * FROM late_changes WHERE pipeline = '{table}' ORDER BY number"));
+    for (number, change) in (1..).zip(&late) {
+        let row = |column: &str| change[column].as_str().map(|text| serde_json::from_str::<Value>(text).unwrap());
+        let key = of_key(&row("row_key").unwrap());
+        assert_eq!(change["number"], number, "{change}");
+        assert!(change["window_end"].as_str() <= change["complete_until"].as_str(), "{change}");
+        assert_eq!(said.remove(&key), row("row_before"), "{change}");
+        said.extend(row("row_after").map(|row| (key, row)));
+    }
+    let closed = format!(
+        "SELECT q.* FROM ({query}) AS q JOIN log_clock AS c ON q.account = c.account AND q.livemode = c.livemode WHERE \
+         q.window_end <= c.last_event_at - INTERVAL '3 days' AND q.window_end {CLOSED}"
+    );
+    assert_eq!(said, by_key(&closed), "{table} of {data}");
+    let counted = format!("SELECT late_changes FROM pipeline_status WHERE pipeline = '{table}'");
+    assert_eq!(site.number(data, &counted), late.len() as i64);
+    (released, late.len())
+}
+
+/// The same by week.
+pub(super) fn by_week(text: &str) -> String {
+    text.replace("'1' MONTH", "'1' WEEK").replace("closed_months", "closed_weeks")
+}
+
+/// What was durable of closed weeks and late changes at one kill or another: it must stay.
+#[derive(Default)]
+pub(super) struct Durable(BTreeSet<String>);
+
+impl Durable {
+    pub(super) fn look(&mut self, site: &Site, data: &str) {
+        let now = Self::now(site, data);
+        assert!(self.0.is_subset(&now), "{:?} is gone or changed", self.0.difference(&now).next());
+        self.0 = now;
+    }
+
+    fn now(site: &Site, data: &str) -> BTreeSet<String> {
+        let mut rows = BTreeSet::new();
+        for table in ["closed_weeks", "late_changes"] {
+            let mut query = site.command(&format!("query --output csv --data-dir {data}"));
+            let said = Said::of(query.arg(format!("SELECT * FROM {table}")).output().unwrap());
+            assert!(said.code == 0 || said.err.contains("there are no tables"), "{}", said.err);
+            rows.extend(said.out.lines().map(|line| format!("{table}: {line}")));
+        }
+        rows
+    }
+}
+
+/// All events of one early customer, and all others.
+pub(super) fn without_one_customer(events: &str) -> (Vec<&str>, Vec<&str>) {
+    let subscribed = events.lines().find(|line| line.contains("\"customer.subscription.created\"")).unwrap();
+    let (_, customer) = subscribed.split_once("\"customer\":\"").unwrap();
+    let customer = format!("\"{}\"", customer.split_once('"').unwrap().0);
+    events.lines().partition(|line| line.contains(&customer))
+}
+
 fn status(site: &Site, column: &str) -> i64 {
     site.number("data", &format!("SELECT {column} FROM pipeline_status WHERE pipeline = 'closed_months'"))
 }
 
 #[test]
-fn a_window_is_released_once_and_what_comes_later_is_counted() {
+fn a_window_is_released_once_and_what_comes_later_is_counted_and_kept() {
     let site = Site::new();
     site.write("pipelines/closed_months.sql", &file("append", QUERY));
     site.simulate("events.jsonl", "--customers 60 --months 6 --seed 6");
     let events = site.read("events.jsonl");
-    // All of one early customer's events come last of all.
-    let subscribed = events.lines().find(|line| line.contains("\"customer.subscription.created\"")).unwrap();
-    let (_, customer) = subscribed.split_once("\"customer\":\"").unwrap();
-    let customer = format!("\"{}\"", customer.split_once('"').unwrap().0);
-    let (late, others): (Vec<&str>, Vec<&str>) = events.lines().partition(|line| line.contains(&customer));
+    // They come last of all.
+    let (late, others) = without_one_customer(&events);
     let half = others.len() / 2;
 
     site.ingest("data", &others[..half].join("\n"));
@@ -81,6 +153,10 @@ fn a_window_is_released_once_and_what_comes_later_is_counted() {
     let differing = (stale + missing.count()) as i64;
     assert!(differing > 0, "{third}{now}");
     assert_eq!(status(&site, "late_changes"), differing, "{third}{now}");
+    assert_eq!(assert_all_released_or_late(&site, "data", "closed_months", QUERY).1 as i64, differing);
+    let late = site.query("data", "csv", "SELECT * FROM late_changes ORDER BY number");
+    site.run("run --once --data-dir data");
+    assert_same_lines("a start", &site.query("data", "csv", "SELECT * FROM late_changes ORDER BY number"), &late);
 
     let shown = site.run("status --data-dir data").out;
     assert!(shown.contains(&format!("closed_months: {open_rows} rows wait", open_rows = status(&site, "held_rows"))));
@@ -112,6 +188,7 @@ fn a_window_is_released_once_and_what_comes_later_is_counted() {
     site.run("apply --data-dir data");
     assert_same_lines("after an apply", &site.query("data", "csv", ALL), &now);
     assert_eq!(status(&site, "late_changes"), 0);
+    assert_same_lines("an apply", &site.query("data", "csv", "SELECT * FROM late_changes ORDER BY number"), &late);
 }
 
 #[test]
@@ -154,4 +231,8 @@ fn what_cannot_close_is_refused_with_its_place() {
         assert_eq!(refused.code, 1, "{to}: {}", refused.out);
         assert!(refused.err.contains(message) && refused.err.contains("closed_months.sql:"), "{to}: {}", refused.err);
     }
+    site.write("pipelines/closed_months.sql", &file("append", QUERY));
+    site.write("pipelines/late_changes.sql", &file("append", QUERY).replace("closed_months", "late_changes"));
+    let refused = said(&site, "check");
+    assert!(refused.code == 1 && refused.err.contains("`late_changes` is a table of the engine"), "{}", refused.err);
 }

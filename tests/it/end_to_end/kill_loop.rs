@@ -12,7 +12,8 @@ use tributary::log::Options;
 
 use super::{
     alerts::{Receiver, SECRET, grows, now, seats},
-    crash::{Numbers, SAME, durable, held_back},
+    closing,
+    crash::{Numbers, SAME, durable, held_back, with_closed_weeks},
     intake::python,
     support::{Running, SOON, Site, assert_same_lines, files, micros, until, within},
 };
@@ -53,6 +54,7 @@ impl Side {
             receiver.port
         );
         site.write("tributary.toml", &config);
+        with_closed_weeks(&site);
         Self { site, receiver, told: Vec::new() }
     }
 
@@ -95,8 +97,10 @@ impl Side {
     }
 }
 
-/// Growing customers among the events of an old account; some have grown less than it seemed, as late events say.
+/// Growing customers among the events of an old account; some have grown less than it seemed, as late events say. The
+/// account is another one, so that its weeks close by its own time.
 fn load(account: &str, numbers: &mut Numbers) -> Vec<String> {
+    let account = account.replace("{\"id\":\"evt_", "{\"account\":\"acct_old\",\"id\":\"evt_");
     let lines = held_back(account.lines(), HELD_BACK, numbers);
     let time = now();
     let pieces = lines.chunks(EVENTS_A_PIECE).enumerate().map(|(number, piece)| {
@@ -146,6 +150,7 @@ fn kill_again_and_again(seed: u64) {
     assert!(pieces.len() > 25, "{} pieces", pieces.len());
     let sent: i64 = pieces.iter().map(|piece| piece.lines().count() as i64).sum();
 
+    let mut closed = closing::Durable::default();
     let kills = AtomicUsize::new(0);
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -166,6 +171,7 @@ fn kill_again_and_again(seed: u64) {
             within(SOON, || (began.elapsed() > life || files(&killed.site.path("data")).len() > goal).then_some(()));
             let said = engine.kill();
             assert!(!said.contains("ERROR"), "{said}");
+            closed.look(&killed.site, "data");
             kills.fetch_add(1, Relaxed);
         }
     });
@@ -182,7 +188,12 @@ fn kill_again_and_again(seed: u64) {
     calm.hear();
     killed.hear();
 
+    closed.look(&killed.site, "data");
     for side in [&calm, &killed] {
+        let query = closing::by_week(closing::QUERY);
+        let (released, late) = closing::assert_all_released_or_late(&side.site, "data", "closed_weeks", &query);
+        println!("{released} rows of closed weeks, {late} late changes");
+        assert!(released > 20 && late > 5, "{released} rows of closed weeks, {late} late changes");
         assert_eq!(side.site.number("data", "SELECT count(*) FROM late_events"), 0);
     }
     for (table, sql) in SAME {

@@ -6,9 +6,13 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use tributary::engine::MAX_RECORDS_AN_EPOCH;
+
 use super::{
     alerts::{SECRET, grows},
+    closing,
     crash::Numbers,
+    scheduled,
     support::{Said, Site, assert_same_lines, files, within},
 };
 
@@ -246,4 +250,50 @@ fn a_rebuild_alerts_nobody_and_keeps_what_was_said() {
     site.ingest("data", &grows("two", now + 60, 5));
     run("run --once --data-dir data");
     assert_eq!(outbox().len(), 3, "and what comes later is told");
+}
+
+/// Reads what was released.
+const BEST_MONTHS: &str = "/*---\nname: best_months\ndescription: d\nowner: o\nmode: upsert\n\
+    grain: [account, livemode, currency]\ntime_column: currency\ncolumns:\n  currency: { description: c }\n  \
+    best: { description: b }\n---*/\nSELECT account, livemode, currency, MAX(mrr_delta) AS best FROM closed_months \
+    GROUP BY account, livemode, currency";
+
+#[test]
+fn after_a_rebuild_nothing_is_late_for_a_closed_window_or_for_the_last_run_of_a_schedule() {
+    let site = Site::new();
+    let all_customers = scheduled::QUERY.replace("AND currency = 'usd' ", "").replace("LIMIT 7", "LIMIT 1000");
+    site.write("pipelines/closed_months.sql", &closing::file("append", closing::QUERY));
+    site.write("pipelines/best_months.sql", BEST_MONTHS);
+    site.write("pipelines/top_customers.sql", &scheduled::file("schedule: monthly", &all_customers));
+    site.simulate("events.jsonl", "--customers 50 --months 6 --seed 35");
+    let events = site.read("events.jsonl");
+    let (late, others) = closing::without_one_customer(&events);
+    // More records than an epoch reads, so that windows close long before the end of the log.
+    site.ingest("data", &(others.join("\n") + "\n").repeat(MAX_RECORDS_AN_EPOCH / others.len() + 1));
+    site.run("run --once --data-dir data");
+    site.ingest("data", &late.join("\n"));
+    site.run("run --once --data-dir data");
+    let (released, late) = closing::assert_all_released_or_late(&site, "data", "closed_months", closing::QUERY);
+    assert!(released > 5 && late > 1, "{released} released, {late} late");
+    let batch = |site: &Site| scheduled::batch_of(site, "data", &all_customers, &scheduled::ran_in(site, "data"));
+    assert_ne!(site.query("data", "csv", scheduled::ALL), batch(&site));
+
+    let said = site.run("rebuild --data-dir data").out;
+    assert!(said.contains(&format!("late changes of closed windows, now in them: {late}\n")), "{said}");
+    let check = || {
+        let closed = site.query("data", "csv", closing::ALL);
+        assert_same_lines("closed windows", &closed, &closing::batch(&site, closing::CLOSED));
+        assert_eq!(closing::assert_all_released_or_late(&site, "data", "closed_months", closing::QUERY).1, 0);
+        assert_same_lines("a schedule", &site.query("data", "csv", scheduled::ALL), &batch(&site));
+        let best = |from: &str| {
+            let sql = "SELECT account, livemode, currency, MAX(mrr_delta) AS best FROM ";
+            site.query("data", "csv", &format!("{sql}{from} GROUP BY account, livemode, currency ORDER BY currency"))
+        };
+        let read = site.query("data", "csv", "SELECT * FROM best_months ORDER BY currency");
+        assert_same_lines("what reads them", &read, &best("closed_months"));
+        closed
+    };
+    let closed = check();
+    site.run("run --once --data-dir data");
+    assert_eq!(check(), closed, "a start changes nothing");
 }

@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 
 use super::{
+    alerts::seats,
     closing,
+    crash::durable,
     support::{Running, Said, Site, assert_same_lines, until},
 };
 
-const QUERY: &str = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements \
+pub(super) const QUERY: &str = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements \
     WHERE occurred_at < $as_of AND currency = 'usd' GROUP BY account, livemode, customer_id \
     ORDER BY mrr DESC, account, livemode, customer_id LIMIT 7";
 
-const ALL: &str = "SELECT * FROM top_customers ORDER BY mrr DESC, customer_id";
+pub(super) const ALL: &str = "SELECT * FROM top_customers ORDER BY mrr DESC, customer_id";
 
-fn file(metadata: &str, query: &str) -> String {
+pub(super) fn file(metadata: &str, query: &str) -> String {
     format!(
         "/*---\nname: top_customers\ndescription: d\nowner: o\nmode: upsert\n{metadata}\n\
          grain: [account, livemode, customer_id]\ntime_column: customer_id\ncolumns:\n  \
@@ -27,15 +29,24 @@ fn said(site: &Site, arguments: &str) -> Said {
 
 /// What the query says now at a boundary.
 fn batch(site: &Site, at: &str) -> String {
+    batch_of(site, "data", QUERY, at)
+}
+
+/// What a query says now at a boundary.
+pub(super) fn batch_of(site: &Site, data: &str, query: &str, at: &str) -> String {
     let at = format!("arrow_cast('{at}', 'Timestamp(µs, \"UTC\")')");
-    let sql = format!("SELECT * FROM ({}) ORDER BY mrr DESC, customer_id", QUERY.replace("$as_of", &at));
-    site.query("data", "csv", &sql)
+    let sql = format!("SELECT * FROM ({}) ORDER BY mrr DESC, customer_id", query.replace("$as_of", &at));
+    site.query(data, "csv", &sql)
 }
 
 /// The boundary of the last run.
 fn ran(site: &Site) -> String {
+    ran_in(site, "data")
+}
+
+pub(super) fn ran_in(site: &Site, data: &str) -> String {
     let sql = "SELECT last_run_at FROM pipeline_status WHERE pipeline = 'top_customers'";
-    site.query("data", "csv", sql).lines().nth(1).unwrap().to_owned()
+    site.query(data, "csv", sql).lines().nth(1).unwrap().to_owned()
 }
 
 #[test]
@@ -95,6 +106,45 @@ fn a_snapshot_is_the_batch_answer_at_the_last_boundary_that_the_log_has_crossed(
     let few: Vec<&str> = late.lines().take(4).collect();
     assert_eq!(site.query("data", "csv", ALL).lines().collect::<Vec<_>>(), few, "it runs at once");
     assert_eq!(ran(&site), boundary);
+}
+
+/// Takes seconds, whatever it reads.
+const SLOW: &str = "SELECT account, livemode, customer_id, SUM(mrr_delta) AS mrr FROM mrr_movements WHERE (SELECT COUNT(*) \
+    FROM generate_series(1, 20000) AS a CROSS JOIN generate_series(1, 20000) AS b WHERE a.value * b.value % 7 = 3) > 0 \
+    GROUP BY account, livemode, customer_id";
+
+#[test]
+fn a_long_run_goes_on_beside_the_epochs_and_says_what_there_was_when_it_fell_due() {
+    let site = Site::new();
+    site.write("pipelines/top_customers.sql", &file("schedule: daily", SLOW));
+    let start = || Running::start(&site, "--data-dir data", &[("TRIBUTARY_ENGINE__CHECKPOINT_SECONDS", "0")]);
+    let monday = 1_767_571_200;
+    let come = |name: &str, at: u64, events: i64| {
+        site.ingest("data", &seats(name, at, (1, at), 1, None));
+        until("the event to be durable", || (durable(&site, "data") == events).then_some(()));
+    };
+    let customers = || site.query("data", "csv", "SELECT customer_id FROM top_customers ORDER BY customer_id");
+    let told = |expected: &str| {
+        let said = format!("{expected} to be told");
+        until(&said, || (customers().lines().skip(1).collect::<Vec<_>>().join(" ") == expected).then_some(()));
+    };
+    let mut engine = start();
+    engine.word_after("port=");
+    come("one", monday + 3_600, 1);
+    come("two", monday + 7_200, 2);
+    assert_eq!(customers().lines().count(), 1, "epochs and checkpoints did not wait for the run");
+    told("cus_one");
+
+    // What is interrupted is run again, though nothing comes any more.
+    come("three", monday + 86_400, 3);
+    assert_eq!(customers().lines().count(), 2);
+    engine.kill();
+    let engine = start();
+    told("cus_one cus_three cus_two");
+    engine.stop();
+    site.ingest("data", &seats("four", monday + 2 * 86_400, (1, monday + 2 * 86_400), 1, None));
+    site.run("run --once --data-dir data");
+    told("cus_four cus_one cus_three cus_two");
 }
 
 #[test]

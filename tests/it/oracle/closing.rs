@@ -32,12 +32,21 @@ impl Closing {
         Self { released: nothing.clone(), last: nothing, complete: Complete::new(), late: 0 }
     }
 
-    /// What must have been released after one more epoch; the pipeline must have counted what came too late.
-    pub(super) fn follow(&mut self, pipeline: &Pipeline, answer: Answer, complete: &Complete, said: &str) -> Answer {
+    /// What must have been released after one more epoch; the pipeline must have counted and told of what came too late.
+    pub(super) fn follow(
+        &mut self,
+        pipeline: &Pipeline,
+        answer: Answer,
+        complete: &Complete,
+        told: &[u64],
+        said: &str,
+    ) -> Answer {
         let now = answer.rows();
         let [were_closed, are_closed] =
             [&self.last, &now].map(|rows| Answer::of(pipeline, closed(rows, &self.complete)));
+        let before = self.late;
         self.late += were_closed.differing(&are_closed);
+        assert!(told.iter().copied().eq(before + 1..=self.late), "{said}: {told:?}");
         let still_open = filter(&now, |row| !has_closed(&now, row, &self.complete));
         self.released = concat_batches(now.schema_ref(), [&self.released, &closed(&still_open, complete)]).unwrap();
         self.last = now;
