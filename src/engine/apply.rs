@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     Answer, EXPANSIONS, Engine, Error, FEATURES, Request, Running, State, Version, backup,
-    checkpoint::pipeline_state,
+    blobs::pipeline_state,
     collect_one,
     recovery::{conform, definition, relations},
 };

@@ -2,14 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Cursor,
     sync::atomic::Ordering,
 };
 
-use arrow::{
-    array::RecordBatch,
-    ipc::{reader::StreamReader, writer::StreamWriter},
-};
 use bytes::Bytes;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
@@ -21,11 +16,14 @@ use tokio::{
 
 use super::{
     CHECKPOINTS_A_MAINTENANCE, Engine, Error, FAILED, Laps, PAUSED, PipelineStatus, Running, Stages, State,
-    saved::SavedState, store::Store, watermark::Watermark,
+    blobs::{ledger_file, pipeline_state, to_file, to_ipc},
+    saved::SavedState,
+    store::Store,
+    watermark::Watermark,
 };
 use crate::{
     act::Change,
-    ledger::{BUCKETS, Ledger, Rules},
+    ledger::{BUCKETS, Rules},
     sink::{self, commits, delta::DeltaTable},
     stream::{
         checkpoint::{Checkpoints, Manifest, Ownership, TableWork},
@@ -54,11 +52,6 @@ pub(super) struct EngineState {
     /// Where the time went, up to this checkpoint.
     #[serde(default)]
     pub(super) stages: Stages,
-}
-
-/// The names of a pipeline's state: that of its class, and the rows that it holds until their windows close.
-pub(super) fn pipeline_state(name: &str) -> [String; 2] {
-    [format!("pipeline-{name}"), format!("held-{name}")]
 }
 
 /// A decided checkpoint that is being applied to the tables, beside the epochs.
@@ -236,7 +229,7 @@ impl Engine {
             if !buckets.iter().any(|bucket| dirty.contains(bucket)) {
                 continue;
             }
-            let name = format!("ledger-{file:02}");
+            let name = ledger_file(file);
             let whole = puts.saved.wants_whole(&name);
             let mut encoded: Vec<(u8, Vec<u8>)> = Vec::with_capacity(buckets.len());
             for bucket in buckets {
@@ -244,8 +237,7 @@ impl Engine {
                     encoded.push((bucket, self.ledger.encode_bucket(bucket, whole)?));
                 }
             }
-            let bytes = postcard::to_stdvec(&encoded).map_err(|e| Error::Internal(e.to_string()))?;
-            puts.put(name, bytes.into(), whole).await?;
+            puts.put(name, to_file(&encoded)?, whole).await?;
         }
         if self.ledger.catalogue_dirty() {
             puts.put("catalogue".to_owned(), self.ledger.encode_catalogue()?.into(), true).await?;
@@ -345,40 +337,6 @@ pub(super) fn rules_fingerprint(rules: &Rules, account: &AccountId) -> String {
     hex::encode(&Sha256::digest(format!("{rules:?} {account:?}"))[..16])
 }
 
-/// Puts the ledger back as it was when `state` was saved.
-pub(super) async fn restore_ledger(
-    ledger: &mut Ledger,
-    checkpoints: &Checkpoints,
-    state: &SavedState,
-) -> Result<(), Error> {
-    for blob in state.parts("catalogue") {
-        ledger.restore_catalogue(&checkpoints.read_blob(blob).await?)?;
-    }
-    for name in state.names().filter(|name| name.starts_with("ledger-")) {
-        for blob in state.parts(name) {
-            let bytes = checkpoints.read_blob(blob).await?;
-            let buckets: Vec<(u8, Vec<u8>)> =
-                postcard::from_bytes(&bytes).map_err(|e| Error::Internal(format!("{name}: {e}")))?;
-            for (bucket, bytes) in buckets {
-                ledger.restore_bucket(bucket, &bytes)?;
-            }
-        }
-    }
-    ledger.clear_dirty();
-    Ok(())
-}
-
 pub(super) fn failed(pipeline: &Pipeline, source: crate::stream::Error) -> Error {
     Error::PipelineFailed { name: pipeline.name().to_owned(), source }
-}
-
-fn to_ipc(batch: &RecordBatch) -> Result<Bytes, Error> {
-    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema())?;
-    writer.write(batch)?;
-    Ok(writer.into_inner()?.into())
-}
-
-/// The batches of an IPC stream.
-pub(super) fn from_ipc(bytes: Bytes) -> Result<Vec<RecordBatch>, Error> {
-    Ok(StreamReader::try_new(Cursor::new(bytes), None)?.collect::<Result<_, _>>()?)
 }

@@ -9,6 +9,7 @@ mod apply;
 mod archived_log;
 mod backtest;
 mod backup;
+mod blobs;
 mod checkpoint;
 mod decode;
 mod epoch;
@@ -22,6 +23,7 @@ mod reading;
 mod rebuild;
 mod recovery;
 mod requests;
+mod restore;
 mod saved;
 mod scoring;
 mod stages;
@@ -386,7 +388,7 @@ impl Engine {
         self.note_completeness();
         self.advance_pipelines(BTreeMap::new())?;
         self.note_watermark();
-        self.score_with_new_model()?;
+        self.score_with_new_model().await?;
         self.checkpoint().await?;
         Ok(self.progress)
     }
@@ -428,12 +430,12 @@ impl Engine {
             let backlog = read >= MAX_RECORDS_AN_EPOCH;
             let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
             if self.is_checkpoint_due() || waited {
-                self.score_with_new_model()?;
+                self.score_with_new_model().await?;
                 self.begin_checkpoint().await?;
                 last = Instant::now();
             }
         }
-        self.score_with_new_model()?;
+        self.score_with_new_model().await?;
         self.checkpoint().await?;
         if let Some(alerts) = self.alerts.take() {
             alerts.shutdown().await;

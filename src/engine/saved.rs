@@ -29,6 +29,11 @@ impl SavedState {
         self.0.range(name.to_owned()..end).filter(move |(key, _)| is_of(key, name)).map(|(_, blob)| blob)
     }
 
+    /// The bytes of some states.
+    pub(super) fn bytes(&self, names: &[String]) -> u64 {
+        names.iter().flat_map(|name| self.parts(name)).map(|blob| blob.bytes).sum()
+    }
+
     /// Whether a state must be written as a whole: there is none, or so much has changed that it comes as cheap.
     pub(super) fn wants_whole(&self, name: &str) -> bool {
         let Some(whole) = self.0.get(name) else { return true };

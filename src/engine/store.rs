@@ -12,11 +12,11 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use datafusion::catalog::TableProvider;
+use datafusion::{catalog::TableProvider, prelude::SessionContext};
 use futures::future::try_join_all;
 use tokio::task::JoinHandle;
 
-use super::Error;
+use super::{Error, collect_one, recovery::conform};
 use crate::{
     serve::{LiveTable, UserTable},
     sink::{
@@ -49,6 +49,21 @@ pub(crate) struct StoredTable {
     /// A file on its way, and those that are there.
     staging: Option<JoinHandle<Result<Vec<StagedFile>, sink::Error>>>,
     staged: Vec<StagedFile>,
+}
+
+/// The rows of a table as readers see them.
+pub(crate) struct Reader {
+    live: Arc<LiveTable>,
+    schema: SchemaRef,
+}
+
+impl Reader {
+    /// All of them, in the types of the contract.
+    pub(crate) async fn content(&self) -> Result<RecordBatch, Error> {
+        let live = Arc::clone(&self.live);
+        let rows = collect_one(SessionContext::new().read_table(live)?).await?;
+        conform(&rows, &self.schema)
+    }
 }
 
 /// All tables by name. The Delta side is kept apart because recovery and maintenance take it as a whole.
@@ -98,6 +113,11 @@ impl StoredTable {
 
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// For who reads it on another thread.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader { live: Arc::clone(&self.live), schema: Arc::clone(&self.schema) }
     }
 
     /// Waits for the file that is on its way.
