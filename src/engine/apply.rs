@@ -178,6 +178,8 @@ impl Engine {
     }
 
     async fn pause(&mut self, name: &str) -> Result<Answer, Error> {
+        // It brings what it stored.
+        self.end_checkpoint().await?;
         let Some(running) = self.pipelines.iter_mut().find(|running| running.pipeline.name() == name) else {
             return Ok(self.unknown_pipeline(name));
         };

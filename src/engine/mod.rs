@@ -10,6 +10,7 @@ mod archived_log;
 mod backtest;
 mod backup;
 mod blobs;
+mod captured;
 mod checkpoint;
 mod decode;
 mod epoch;
@@ -64,7 +65,7 @@ pub use self::{
 use self::{
     alerts::PendingAlerts,
     apply::Coming,
-    checkpoint::Application,
+    checkpoint::UnderWay,
     pipelines::{Running, State},
     readers::{Finality, with_is_final},
     reading::Ahead,
@@ -284,7 +285,7 @@ pub struct Engine {
     log: Arc<dyn EventLog>,
     log_identity: String,
     clock: Clock,
-    checkpoints: Checkpoints,
+    checkpoints: Arc<Checkpoints>,
     store: Store,
     commits: sink::delta::DeltaTable,
     ledger: Ledger,
@@ -293,8 +294,8 @@ pub struct Engine {
     scorer: Scorer,
     alerts: Option<act::Handle>,
     pending_alerts: PendingAlerts,
-    /// The last checkpoint, while it is applied.
-    application: Option<Application>,
+    /// The last checkpoint, while it is made durable.
+    under_way: Option<UnderWay>,
     offsets: Vec<u64>,
     ends: Vec<u64>,
     /// The next records, while there is a backlog.
@@ -429,7 +430,8 @@ impl Engine {
             };
             let backlog = read >= MAX_RECORDS_AN_EPOCH;
             let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
-            if self.is_checkpoint_due() || waited {
+            // One that only time asks for keeps no epoch waiting for the last one.
+            if self.is_checkpoint_due() || (waited && !self.is_checkpoint_under_way()) {
                 self.score_with_new_model().await?;
                 self.begin_checkpoint().await?;
                 last = Instant::now();

@@ -81,7 +81,8 @@ impl Engine {
             check_rules(manifest, &options)
         });
         let (requests, checkpoints) = checkpoints.await?;
-        let latest = checkpoints.latest().cloned();
+        let checkpoints = Arc::new(checkpoints);
+        let latest = checkpoints.latest();
         let root = options.state().tables();
         let known_as = |name: &str| latest.as_ref().and_then(|manifest| manifest.fingerprints.get(name));
         let mut stale: BTreeSet<String> = pipelines
@@ -164,7 +165,7 @@ impl Engine {
             scorer: Scorer::new(options.home.data_dir()),
             alerts: None,
             pending_alerts: PendingAlerts::default(),
-            application: None,
+            under_way: None,
             offsets: latest.as_ref().map_or_else(|| vec![0; partitions], |manifest| manifest.offsets.clone()),
             ends: vec![0; partitions],
             ahead: None,
@@ -256,11 +257,9 @@ impl Engine {
                 tracing::info!(pipeline = name, rows = after.num_rows(), "rebuilt");
             }
             // What a failure kept from being announced is announced now; a change of the SQL announces nothing.
-            let had_failed = self
-                .checkpoints
-                .latest()
-                .and_then(|manifest| manifest.fingerprints.get(&name))
-                .is_some_and(|fingerprint| fingerprint == FAILED);
+            let newest = self.checkpoints.latest();
+            let known_as = newest.as_ref().and_then(|manifest| manifest.fingerprints.get(&name));
+            let had_failed = known_as.is_some_and(|fingerprint| fingerprint == FAILED);
             if had_failed && name == EXPANSIONS {
                 self.pending_alerts.add(&delta)?;
             }
@@ -361,7 +360,7 @@ async fn claim(
         swap::settle(home.data_dir())?;
     }
     let checkpoints = Checkpoints::claim_locked(store, lock, nonce).await?;
-    checkpoints.latest().map_or(Ok(()), &fit)?;
+    checkpoints.latest().map_or(Ok(()), |newest| fit(&newest))?;
     Ok((requests, checkpoints))
 }
 
