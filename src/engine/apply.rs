@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     Answer, EXPANSIONS, Engine, Error, FEATURES, Request, Running, State, Version, backup,
-    checkpoint::pipeline_state,
+    blobs::pipeline_state,
     collect_one,
     recovery::{conform, definition, relations},
 };
@@ -192,6 +192,8 @@ impl Engine {
     }
 
     async fn pause(&mut self, name: &str) -> Result<Answer, Error> {
+        // It brings what it stored.
+        self.end_checkpoint().await?;
         let Some(running) = self.pipelines.iter_mut().find(|running| running.pipeline.name() == name) else {
             return Ok(self.unknown_pipeline(name));
         };

@@ -9,6 +9,8 @@ mod apply;
 mod archived_log;
 mod backtest;
 mod backup;
+mod blobs;
+mod captured;
 mod checkpoint;
 mod decode;
 mod epoch;
@@ -23,6 +25,7 @@ mod reading;
 mod rebuild;
 mod recovery;
 mod requests;
+mod restore;
 mod saved;
 mod scheduled;
 mod scoring;
@@ -64,7 +67,7 @@ pub use self::{
 use self::{
     alerts::PendingAlerts,
     apply::Coming,
-    checkpoint::Application,
+    checkpoint::UnderWay,
     pipelines::{Running, State},
     readers::{Finality, with_is_final},
     reading::Ahead,
@@ -285,7 +288,7 @@ pub struct Engine {
     log: Arc<dyn EventLog>,
     log_identity: String,
     clock: Clock,
-    checkpoints: Checkpoints,
+    checkpoints: Arc<Checkpoints>,
     store: Store,
     commits: sink::delta::DeltaTable,
     ledger: Ledger,
@@ -294,8 +297,8 @@ pub struct Engine {
     scorer: Scorer,
     alerts: Option<act::Handle>,
     pending_alerts: PendingAlerts,
-    /// The last checkpoint, while it is applied.
-    application: Option<Application>,
+    /// The last checkpoint, while it is made durable.
+    under_way: Option<UnderWay>,
     offsets: Vec<u64>,
     ends: Vec<u64>,
     /// The next records, while there is a backlog.
@@ -394,7 +397,7 @@ impl Engine {
         self.note_completeness();
         self.finish_runs().await?;
         self.note_watermark();
-        self.score_with_new_model()?;
+        self.score_with_new_model().await?;
         self.checkpoint().await?;
         Ok(self.progress)
     }
@@ -435,13 +438,14 @@ impl Engine {
             };
             let backlog = read >= MAX_RECORDS_AN_EPOCH;
             let waited = last.elapsed() >= self.options.checkpoint_interval && !backlog;
-            if self.is_checkpoint_due() || waited {
-                self.score_with_new_model()?;
+            // One that only time asks for keeps no epoch waiting for the last one.
+            if self.is_checkpoint_due() || (waited && !self.is_checkpoint_under_way()) {
+                self.score_with_new_model().await?;
                 self.begin_checkpoint().await?;
                 last = Instant::now();
             }
         }
-        self.score_with_new_model()?;
+        self.score_with_new_model().await?;
         self.checkpoint().await?;
         if let Some(alerts) = self.alerts.take() {
             alerts.shutdown().await;

@@ -10,17 +10,17 @@ use arrow::{
     compute::{concat_batches, filter_record_batch},
     datatypes::{Int8Type, SchemaRef},
 };
-use datafusion::prelude::SessionContext;
 use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::{
     CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED, PendingAlerts, Progress,
     Requests, Running, SCORES, SavedState, Scorer, Shown, State, Watermark, backup,
-    checkpoint::{EngineState, failed, from_ipc, pipeline_state, restore_ledger, rules_fingerprint},
-    collect_one,
+    blobs::{from_ipc, is_of_pipeline, pipeline_state},
+    checkpoint::{EngineState, rules_fingerprint},
     late::LATE_CHANGES,
     rates,
+    restore::restore_catalogue,
     scheduled::Runs,
     store::{Definition, Store},
     swap,
@@ -37,7 +37,7 @@ use crate::{
         conversion::SharedRates,
         epoch::Completeness,
         graph::plan_all,
-        pipeline::{Pipeline, RowDelta, Saved, difference},
+        pipeline::{Pipeline, RowDelta, difference},
     },
     stripe::{counts::UnknownCounts, types::Scope},
     tables::{self, OP_COLUMN, Source, rows},
@@ -83,7 +83,8 @@ impl Engine {
             check_rules(manifest, &options)
         });
         let (requests, checkpoints) = checkpoints.await?;
-        let latest = checkpoints.latest().cloned();
+        let checkpoints = Arc::new(checkpoints);
+        let latest = checkpoints.latest();
         let root = options.state().tables();
         let known_as = |name: &str| latest.as_ref().and_then(|manifest| manifest.fingerprints.get(name));
         let mut stale: BTreeSet<String> = pipelines
@@ -131,7 +132,7 @@ impl Engine {
         let mut saved_state = SavedState::default();
         if let Some(manifest) = &latest {
             saved_state = SavedState::new(manifest.state.clone());
-            restore_ledger(&mut ledger, &checkpoints, &saved_state).await?;
+            restore_catalogue(&mut ledger, &checkpoints, &saved_state).await?;
             for blob in saved_state.parts("engine") {
                 let state: EngineState = serde_json::from_slice(&checkpoints.read_blob(blob).await?)
                     .map_err(|error| Error::Internal(format!("the engine's state: {error}")))?;
@@ -141,7 +142,6 @@ impl Engine {
                 }
             }
             let known: BTreeSet<String> = pipelines.iter().flat_map(|p| pipeline_state(p.name())).collect();
-            let is_of_pipeline = |name: &str| name.starts_with("pipeline-") || name.starts_with("held-");
             saved_state.retain(|name| !is_of_pipeline(name) || known.contains(name));
         }
         let clock_rows: Vec<(Scope, EventTime, EventTime)> = ledger.clock().collect();
@@ -167,7 +167,7 @@ impl Engine {
             scorer: Scorer::new(options.home.data_dir()),
             alerts: None,
             pending_alerts: PendingAlerts::default(),
-            application: None,
+            under_way: None,
             offsets: latest.as_ref().map_or_else(|| vec![0; partitions], |manifest| manifest.offsets.clone()),
             ends: vec![0; partitions],
             ahead: None,
@@ -191,8 +191,9 @@ impl Engine {
         engine.apply_newest().await?;
         let known = rates::load(&engine.content(rates::FX_RATES).await?)?;
         engine.rates.change(|rates| *rates = known);
-        engine.restore_pipelines(&stale).await?;
-        engine.restore_scores().await?;
+        let anew = engine.to_build_anew(&stale);
+        engine.restore(&anew)?;
+        engine.build_anew(&anew).await?;
         engine.note_status()?;
         // Not before the directory is this engine's: another one may be sending the same alerts.
         if let Some((options, jitter)) = alerts {
@@ -205,24 +206,26 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Puts back the state of every pipeline, and rebuilds the stale ones from the relations they read. One that fails
-    /// stops alone, as in an epoch.
-    async fn restore_pipelines(&mut self, stale: &BTreeSet<String>) -> Result<(), Error> {
+    /// The pipelines at work whose state is of no use: the stale ones, and those that read such.
+    fn to_build_anew(&self, stale: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut anew = BTreeSet::new();
+        for Running { pipeline, state, .. } in &self.pipelines {
+            let reads_any = || pipeline.sources().iter().any(|source| anew.contains(source));
+            if *state == State::Works && (stale.contains(pipeline.name()) || reads_any()) {
+                anew.insert(pipeline.name().to_owned());
+            }
+        }
+        anew
+    }
+
+    /// Builds pipelines from the relations they read. One that fails stops alone, as in an epoch.
+    async fn build_anew(&mut self, anew: &BTreeSet<String>) -> Result<(), Error> {
         let end = self.end();
         let mut rebuilt: BTreeMap<String, RecordBatch> = BTreeMap::new();
         for i in 0..self.pipelines.len() {
-            if self.pipelines[i].state != State::Works {
-                continue;
-            }
             let name = self.pipelines[i].pipeline.name().to_owned();
-            let upstream_changed = self.pipelines[i].pipeline.sources().iter().any(|s| rebuilt.contains_key(s));
-            if !stale.contains(&name) && !upstream_changed {
-                let [state, held] = pipeline_state(&name);
-                let state = self.saved(&state).await?;
-                let saved = Saved { whole: !state.is_empty(), state, held: self.saved(&held).await?.pop() };
-                let pipeline = &mut self.pipelines[i].pipeline;
-                pipeline.load(&saved, &end).await.map_err(|error| failed(pipeline, error))?;
-                pipeline.mark_saved();
+            // What it reads may have failed.
+            if !anew.contains(&name) || self.pipelines[i].state != State::Works {
                 continue;
             }
             let reads = self.pipelines[i].pipeline.sources().clone();
@@ -258,44 +261,26 @@ impl Engine {
                 tracing::info!(pipeline = name, rows = after.num_rows(), "rebuilt");
             }
             // What a failure kept from being announced is announced now; a change of the SQL announces nothing.
-            let had_failed = self
-                .checkpoints
-                .latest()
-                .and_then(|manifest| manifest.fingerprints.get(&name))
-                .is_some_and(|fingerprint| fingerprint == FAILED);
+            let newest = self.checkpoints.latest();
+            let known_as = newest.as_ref().and_then(|manifest| manifest.fingerprints.get(&name));
+            let had_failed = known_as.is_some_and(|fingerprint| fingerprint == FAILED);
             if had_failed && name == EXPANSIONS {
                 self.pending_alerts.add(&delta)?;
             }
             self.store.change(&name, &delta)?;
+            if name == FEATURES {
+                self.follow_features(&delta).await?;
+            }
             self.rebuilt.insert(name.clone());
             rebuilt.insert(name, after);
         }
         Ok(())
     }
 
-    /// The rows of the blobs of a state, one batch a blob.
-    async fn saved(&self, name: &str) -> Result<Vec<RecordBatch>, Error> {
-        let mut saved = Vec::new();
-        for blob in self.saved_state.parts(name) {
-            saved.extend(from_ipc(self.checkpoints.read_blob(blob).await?)?);
-        }
-        Ok(saved)
-    }
-
-    async fn restore_scores(&mut self) -> Result<(), Error> {
-        if self.store.get(FEATURES).is_some() {
-            let features = self.content(FEATURES).await?;
-            let scores = self.content(SCORES).await?;
-            self.scorer.restore(&features, &scores)?;
-        }
-        self.score_with_new_model()
-    }
-
     /// The whole content of a table, in its contract's types.
     pub(super) async fn content(&self, table: &str) -> Result<RecordBatch, Error> {
         let stored = self.store.get(table).ok_or_else(|| Error::Internal(format!("there is no table {table}")))?;
-        let rows = collect_one(SessionContext::new().read_table(Arc::clone(&stored.live) as _)?).await?;
-        conform(&rows, stored.schema())
+        stored.reader().content().await
     }
 
     /// Offers the expansions of the newest checkpoint to the dispatcher once more: it may have died before taking
@@ -379,7 +364,7 @@ async fn claim(
         swap::settle(home.data_dir())?;
     }
     let checkpoints = Checkpoints::claim_locked(store, lock, nonce).await?;
-    checkpoints.latest().map_or(Ok(()), &fit)?;
+    checkpoints.latest().map_or(Ok(()), |newest| fit(&newest))?;
     Ok((requests, checkpoints))
 }
 

@@ -60,8 +60,12 @@ struct Scored {
 
 impl Engine {
     /// Scores every customer again when the registry has another model than before.
-    pub(super) fn score_with_new_model(&mut self) -> Result<(), Error> {
+    pub(super) async fn score_with_new_model(&mut self) -> Result<(), Error> {
+        let was_at_rest = self.scorer.is_at_rest();
         if self.scorer.refresh_model() {
+            if was_at_rest && let Some(features) = self.store.get(FEATURES) {
+                self.scorer.learn(&features.reader().content().await?)?;
+            }
             let delta = self.scorer.rescore()?;
             self.store.change(SCORES, &delta)?;
         }
@@ -87,7 +91,8 @@ impl Engine {
     }
 }
 
-/// Keeps the latest features of every customer, and the scores that follow from them.
+/// Keeps the latest features of every customer, and the scores that follow from them. It is at rest, and knows no
+/// features, while there is neither a model nor a score.
 pub(crate) struct Scorer {
     registry: Registry,
     stored: Option<Stored>,
@@ -112,9 +117,20 @@ impl Scorer {
         Self { registry, stored: None, refused: None, latest: HashMap::new(), scored: HashMap::new() }
     }
 
-    /// Takes in what `customer_scores` holds at the start.
-    pub(crate) fn restore(&mut self, features: &RecordBatch, scores: &RecordBatch) -> Result<(), Error> {
+    /// Whether no score can follow from features.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.stored.is_none() && self.scored.is_empty()
+    }
+
+    /// Takes in the features of all customers, in the place of what was known of them.
+    pub(crate) fn learn(&mut self, features: &RecordBatch) -> Result<(), Error> {
+        self.latest.clear();
         self.take(features)?;
+        Ok(())
+    }
+
+    /// Takes in what `customer_scores` holds at the start.
+    pub(crate) fn restore(&mut self, scores: &RecordBatch) -> Result<(), Error> {
         for row in 0..scores.num_rows() {
             let text = |name| Ok::<_, Error>(column(scores, name)?.as_string::<i32>().value(row));
             let reasons = column(scores, "reasons")?.as_list::<i32>().value(row);
@@ -180,6 +196,9 @@ impl Scorer {
     /// Customers whose latest features were taken away, so that older ones must be looked up.
     pub(crate) fn orphans(&self, delta: &RowDelta) -> Result<Vec<String>, Error> {
         let mut ids = Vec::new();
+        if self.is_at_rest() {
+            return Ok(ids);
+        }
         for row in 0..delta.removed.num_rows() {
             let customer = customer(&delta.removed, row)?;
             let as_of = as_of(&delta.removed, row)?;
@@ -193,6 +212,9 @@ impl Scorer {
     /// Follows a change of the features. `older` holds all rows of the [`orphans`](Self::orphans) as they are now.
     pub(crate) fn follow(&mut self, delta: &RowDelta, older: Option<&RecordBatch>) -> Result<RowDelta, Error> {
         let mut touched = HashSet::new();
+        if self.is_at_rest() {
+            return self.score(touched);
+        }
         for row in 0..delta.removed.num_rows() {
             let customer = customer(&delta.removed, row)?;
             let gone = as_of(&delta.removed, row)?;

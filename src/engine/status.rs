@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Error, Running, Stages, State, checkpoint::EngineState, readers::newest};
+use super::{Engine, Error, Running, Stages, State, blobs::pipeline_state, checkpoint::EngineState, readers::newest};
 use crate::{
     storage::Home,
     stream::checkpoint::{self, Manifest},
@@ -136,10 +136,7 @@ pub(super) fn rows(
 impl Engine {
     /// How every pipeline is now.
     pub(super) fn statuses(&self) -> Vec<PipelineStatus> {
-        let bytes = |name: &str| {
-            let states = super::checkpoint::pipeline_state(name);
-            states.iter().flat_map(|state| self.saved_state.parts(state)).map(|blob| blob.bytes).sum()
-        };
+        let bytes = |name: &str| self.saved_state.bytes(&pipeline_state(name));
         self.pipelines.iter().map(|running| running.status(bytes(running.pipeline.name()))).collect()
     }
 

@@ -12,16 +12,16 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use datafusion::catalog::TableProvider;
-use futures::future::try_join_all;
+use datafusion::{catalog::TableProvider, prelude::SessionContext};
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::task::JoinHandle;
 
-use super::Error;
+use super::{Error, collect_one, recovery::conform};
 use crate::{
     serve::{LiveTable, UserTable},
     sink::{
         self, TableSpec,
-        apply::{encode_changes, table_work},
+        apply::{TABLES_AT_ONCE, encode_changes, table_work},
         delta::DeltaTable,
     },
     stream::{
@@ -47,8 +47,82 @@ pub(crate) struct StoredTable {
     /// Of an appended table.
     waiting_rows: usize,
     /// A file on its way, and those that are there.
-    staging: Option<JoinHandle<Result<Vec<StagedFile>, sink::Error>>>,
+    staging: Option<Staging>,
     staged: Vec<StagedFile>,
+}
+
+/// The rows of a table as readers see them.
+pub(crate) struct Reader {
+    live: Arc<LiveTable>,
+    schema: SchemaRef,
+}
+
+impl Reader {
+    /// All of them, in the types of the contract.
+    pub(crate) async fn content(&self) -> Result<RecordBatch, Error> {
+        let live = Arc::clone(&self.live);
+        let rows = collect_one(SessionContext::new().read_table(live)?).await?;
+        conform(&rows, &self.schema)
+    }
+}
+
+/// Files on their way.
+type Staging = JoinHandle<Result<Vec<StagedFile>, sink::Error>>;
+
+/// What is new in a table since the last checkpoint: of an appended table rows, files on their way and files that are
+/// there, of a keyed one changes.
+pub(crate) struct NewRows {
+    rows: Vec<RecordBatch>,
+    staging: Option<Staging>,
+    staged: Vec<StagedFile>,
+}
+
+impl NewRows {
+    /// As work of the next manifest, if it is any, once it is on disk.
+    async fn make_durable(self, checkpoints: &Checkpoints, table: &DeltaTable) -> Result<Option<Work>, Error> {
+        let number = checkpoints.next_number();
+        let Self { rows, staging, staged: mut appends } = self;
+        if !table.spec().key.is_empty() {
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            let name = format!("changes-{}", table.spec().name);
+            let blob = checkpoints.put_blob(&name, encode_changes(&rows)?).await?;
+            return Ok(Some(Work { number, appends, changes: Some(blob) }));
+        }
+        appends.extend(staged(staging).await?);
+        if !rows.is_empty() {
+            appends.extend(table.stage(&rows).await?);
+        }
+        Ok((!appends.is_empty()).then_some(Work { number, appends, changes: None }))
+    }
+}
+
+/// What the next manifest says about every table. What is new is on disk when it returns.
+pub(crate) async fn make_durable(
+    new: BTreeMap<String, NewRows>,
+    checkpoints: &Checkpoints,
+    tables: &BTreeMap<String, DeltaTable>,
+) -> Result<BTreeMap<String, TableWork>, Error> {
+    let latest = checkpoints.latest();
+    let works = new.into_iter().map(|(name, rows)| {
+        let latest = latest.as_deref();
+        async move {
+            let table = tables.get(&name);
+            let table = table.ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
+            let work = rows.make_durable(checkpoints, table).await?;
+            Ok::<_, Error>((name, table_work(latest, table, work)))
+        }
+    });
+    stream::iter(works).buffer_unordered(TABLES_AT_ONCE).try_collect().await
+}
+
+/// The files that were on their way, once they are there.
+async fn staged(staging: Option<Staging>) -> Result<Vec<StagedFile>, Error> {
+    match staging {
+        Some(staging) => Ok(staging.await.map_err(|error| Error::Internal(error.to_string()))??),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// All tables by name. The Delta side is kept apart because recovery and maintenance take it as a whole.
@@ -100,13 +174,18 @@ impl StoredTable {
         &self.schema
     }
 
-    /// Waits for the file that is on its way.
-    async fn staged(&mut self) -> Result<(), Error> {
-        if let Some(staging) = self.staging.take() {
-            let files = staging.await.map_err(|error| Error::Internal(error.to_string()))?;
-            self.staged.extend(files?);
+    /// For who reads it on another thread.
+    pub(crate) fn reader(&self) -> Reader {
+        Reader { live: Arc::clone(&self.live), schema: Arc::clone(&self.schema) }
+    }
+
+    fn take_new(&mut self) -> NewRows {
+        (self.new_rows, self.waiting_rows) = (0, 0);
+        NewRows {
+            rows: std::mem::take(&mut self.waiting),
+            staging: self.staging.take(),
+            staged: std::mem::take(&mut self.staged),
         }
-        Ok(())
     }
 
     /// Whether it has the columns and the key of a definition.
@@ -198,50 +277,29 @@ impl Store {
     async fn stage(&mut self, name: &str) -> Result<(), Error> {
         let table = self.tables.get_mut(name).ok_or_else(|| Error::Internal(format!("there is no table {name}")))?;
         let delta = self.delta.get(name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
-        table.staged().await?;
+        table.staged.extend(staged(table.staging.take()).await?);
         table.staging = Some(tokio::spawn(delta.stage(&std::mem::take(&mut table.waiting))));
         table.waiting_rows = 0;
         Ok(())
     }
 
-    /// What the next manifest says about every table. Everything that waits is on disk when it returns.
-    pub(crate) async fn work(&mut self, checkpoints: &Checkpoints) -> Result<BTreeMap<String, TableWork>, Error> {
-        let number = checkpoints.next_number();
-        let names: Vec<String> = self.tables.keys().cloned().collect();
-        for name in &names {
-            let table = self.get_mut(name)?;
-            if table.key.is_empty() && table.waiting_rows > 0 {
-                self.stage(name).await?;
-            }
-        }
-        let mut new: BTreeMap<&String, Work> = BTreeMap::new();
-        let mut changes = Vec::new();
-        for name in &names {
-            let table = self.get_mut(name)?;
-            if table.key.is_empty() {
-                table.staged().await?;
-                let appends = std::mem::take(&mut table.staged);
-                if !appends.is_empty() {
-                    new.insert(name, Work { number, appends, changes: None });
-                }
-            } else if !table.waiting.is_empty() {
-                let rows = encode_changes(&std::mem::take(&mut table.waiting))?;
-                changes.push(async move {
-                    let blob = checkpoints.put_blob(&format!("changes-{name}"), rows).await?;
-                    Ok::<_, Error>((name, Work { number, appends: Vec::new(), changes: Some(blob) }))
-                });
-            }
-        }
-        new.extend(try_join_all(changes).await?);
-        let mut all = BTreeMap::new();
-        for name in &names {
-            let delta =
-                self.delta.get(name).ok_or_else(|| Error::Internal(format!("there is no Delta table {name}")))?;
-            all.insert(name.clone(), table_work(checkpoints.latest(), delta, new.remove(name)));
-        }
+    /// The names of the tables.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &String> {
+        self.tables.keys()
+    }
+
+    /// Whether there is anything that the next checkpoint will make durable.
+    pub(crate) fn has_new(&self) -> bool {
+        self.tables
+            .values()
+            .any(|table| !table.waiting.is_empty() || !table.staged.is_empty() || table.staging.is_some())
+    }
+
+    /// Takes what is new in every table since this was last called.
+    pub(crate) fn take_new(&mut self) -> BTreeMap<String, NewRows> {
         self.new_bytes = 0;
-        self.tables.values_mut().for_each(|table| table.new_rows = 0);
-        Ok(all)
+        let take = |(name, table): (&String, &mut StoredTable)| (name.clone(), table.take_new());
+        self.tables.iter_mut().map(take).collect()
     }
 
     /// The newest marks: what a checkpoint that is taken now will have made durable.

@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_walk_uses_every_snapshot_whatever_the_arrival_order() {
         let there_and_back = [update(1, 2), update(2, 1)];
-        let [a, b] = there_and_back.clone();
+        let [a, b] = there_and_back;
         assert_eq!(last_state(Some(1), &there_and_back), (1, Evidence::Chain));
         assert_eq!(last_state(Some(1), &[b, a]), (1, Evidence::Chain));
         // A pairwise comparison would go round in circles: 1 → 2 → 3 → 1 → 4.
@@ -211,7 +211,7 @@ mod tests {
     fn without_a_walk_progress_decides_and_then_the_smallest_fingerprint() {
         let old = Trace { progress: 1, ..update(70, 5) };
         let new = Trace { progress: 2, ..update(80, 6) };
-        assert_eq!(last_state(Some(1), &[new.clone(), old.clone()]), (6, Evidence::Lifecycle));
+        assert_eq!(last_state(Some(1), &[new, old]), (6, Evidence::Lifecycle));
         assert_eq!(last_state(Some(1), &[update(70, 5), update(80, 6)]), (5, Evidence::Arbitrary));
         assert_eq!(last_state(Some(1), &[update(80, 6), update(70, 5)]), (5, Evidence::Arbitrary));
     }

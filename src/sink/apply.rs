@@ -11,10 +11,13 @@ use arrow::{
     ipc::{reader::StreamReader, writer::StreamWriter},
 };
 use bytes::Bytes;
-use futures::future::try_join_all;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Error, delta::DeltaTable};
 use crate::stream::checkpoint::{Checkpoints, Manifest, Ownership, TableWork, Work};
+
+/// Tables that are written at once: each waits for the store, but takes a core for its rows, which epochs need too.
+pub const TABLES_AT_ONCE: usize = 4;
 
 /// Brings `tables` to the state that `manifest` decided; tables that have it already are left alone. Keyed tables may
 /// be passed less often than appended ones: what was decided meanwhile is then applied in one go, the last change of
@@ -28,8 +31,8 @@ pub async fn apply(
     manifest: &Manifest,
     tables: impl IntoIterator<Item = &mut DeltaTable>,
 ) -> Result<(), Error> {
-    try_join_all(tables.into_iter().map(|table| apply_one(ownership, manifest, table))).await?;
-    Ok(())
+    let applied = tables.into_iter().map(|table| apply_one(ownership, manifest, table));
+    stream::iter(applied).buffer_unordered(TABLES_AT_ONCE).try_collect().await
 }
 
 /// Checks that `tables` belong to the newest manifest, and brings them to its state. Pass every table that goes on,
@@ -41,14 +44,14 @@ pub async fn apply(
 /// then.
 pub async fn recover(checkpoints: &Checkpoints, tables: &mut BTreeMap<String, DeltaTable>) -> Result<(), Error> {
     let manifest = checkpoints.latest();
-    let newest = manifest.map_or(0, |manifest| manifest.number);
+    let newest = manifest.as_ref().map_or(0, |manifest| manifest.number);
     for (name, table) in tables.iter() {
         let diverged = |reason| Error::Diverged { table: name.clone(), reason };
         let applied = table.applied_through();
         if applied > newest {
             return Err(diverged(format!("it has checkpoint {applied}, but the newest manifest is {newest}")));
         }
-        let Some(known) = manifest.and_then(|manifest| manifest.tables.get(name)) else {
+        let Some(known) = manifest.as_ref().and_then(|manifest| manifest.tables.get(name)) else {
             continue;
         };
         if known.incarnation != table.incarnation() {
@@ -60,7 +63,7 @@ pub async fn recover(checkpoints: &Checkpoints, tables: &mut BTreeMap<String, De
         }
     }
     let Some(manifest) = manifest else { return Ok(()) };
-    apply(&checkpoints.ownership(), manifest, tables.values_mut()).await
+    apply(&checkpoints.ownership(), &manifest, tables.values_mut()).await
 }
 
 /// What a manifest that is to be decided after `previous` says about `table`: what is still unapplied, and `new` work.

@@ -24,8 +24,8 @@ mod ownership;
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -114,7 +114,8 @@ pub enum Error {
     Bug(String),
 }
 
-/// The checkpoint directory, owned by this engine.
+/// The checkpoint directory, owned by this engine. Who decides in a task of its own shares it: the lock is held until
+/// the last of them has let go of it.
 #[derive(Debug)]
 pub struct Checkpoints {
     store: Arc<dyn ObjectStore>,
@@ -122,9 +123,9 @@ pub struct Checkpoints {
     nonce: String,
     blobs: AtomicU64,
     /// Manifests that still have their body, oldest first.
-    kept: VecDeque<Manifest>,
+    kept: Mutex<VecDeque<Arc<Manifest>>>,
     /// Whether an older engine may still decide: what it has stored for that must stay until it no longer can.
-    contested: bool,
+    contested: AtomicBool,
     /// Dropping it lets the next engine in; the system does so too when the process dies.
     _lock: Option<DirectoryLock>,
 }
@@ -187,13 +188,14 @@ impl Checkpoints {
             generation += 1;
         }
         let ownership = Ownership::new(Arc::clone(&store), generation);
-        let kept = VecDeque::new();
-        let blobs = AtomicU64::new(0);
-        let mut checkpoints = Self { store, ownership, nonce, blobs, kept, contested, _lock: lock };
-        if contested {
+        let (kept, blobs) = (Mutex::default(), AtomicU64::new(0));
+        let contested = AtomicBool::new(contested);
+        let checkpoints = Self { store, ownership, nonce, blobs, kept, contested, _lock: lock };
+        if checkpoints.contested.load(Ordering::Relaxed) {
             checkpoints.seal().await?;
         } else {
-            checkpoints.kept = kept_manifests(checkpoints.store.as_ref()).await?;
+            let kept = kept_manifests(checkpoints.store.as_ref()).await?;
+            *checkpoints.kept() = kept;
             checkpoints.delete_orphans().await?;
         }
         Ok(checkpoints)
@@ -201,21 +203,22 @@ impl Checkpoints {
 
     /// Decides the newest manifest once more under the next number, so that no older engine can decide any more: it
     /// checks its generation before each decision, so that only one is under way, and that is seen here or refused.
-    async fn seal(&mut self) -> Result<(), Error> {
+    async fn seal(&self) -> Result<(), Error> {
         for _ in 0..MAX_CLAIMS {
-            self.kept = kept_manifests(self.store.as_ref()).await?;
-            let Some(newest) = self.kept.back() else { return Ok(()) };
+            let kept = kept_manifests(self.store.as_ref()).await?;
+            let newest = kept.back().cloned();
+            *self.kept() = kept;
+            let Some(newest) = newest else { return Ok(()) };
             let number = newest.number + 1;
-            let repeats = Some(newest.speaks_of());
             let seal = Manifest {
                 number,
                 generation: self.generation(),
                 nonce: self.nonce.clone(),
-                repeats,
-                ..newest.clone()
+                repeats: Some(newest.speaks_of()),
+                ..newest.as_ref().clone()
             };
             if create(self.store.as_ref(), &manifest_path(number), seal.encode()?.into()).await? {
-                self.kept.push_back(seal);
+                self.kept().push_back(Arc::new(seal));
                 return self.settle().await;
             }
         }
@@ -223,12 +226,17 @@ impl Checkpoints {
     }
 
     /// No older engine can decide any more: what it stored for that goes.
-    async fn settle(&mut self) -> Result<(), Error> {
-        if self.contested {
+    async fn settle(&self) -> Result<(), Error> {
+        if self.contested.load(Ordering::Relaxed) {
             self.delete_orphans().await?;
-            self.contested = false;
+            self.contested.store(false, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Manifest>>> {
+        // Each change is one step, so that a panic elsewhere does not spoil it.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Why a number that should have been free is not.
@@ -253,8 +261,8 @@ impl Checkpoints {
 
     /// The newest manifest: where to go on. `None` before the first.
     #[must_use]
-    pub fn latest(&self) -> Option<&Manifest> {
-        self.kept.back()
+    pub fn latest(&self) -> Option<Arc<Manifest>> {
+        self.kept().back().cloned()
     }
 
     /// The number of the next manifest.
@@ -302,7 +310,7 @@ impl Checkpoints {
     /// # Errors
     /// [`Error::Superseded`] and [`Error::Overtaken`] when another engine was quicker; [`Error::Damaged`] when a
     /// blob that the manifest refers to is not there.
-    pub async fn decide(&mut self, mut manifest: Manifest) -> Result<&Manifest, Error> {
+    pub async fn decide(&self, mut manifest: Manifest) -> Result<Arc<Manifest>, Error> {
         let number = self.next_number();
         if manifest.number != number {
             return Err(Error::Bug(format!("manifest {} was to be decided, but {number} is next", manifest.number)));
@@ -316,10 +324,10 @@ impl Checkpoints {
         if !create(self.store.as_ref(), &manifest_path(number), body).await? {
             return Err(self.overtaken(number).await);
         }
-        let position = self.kept.len();
-        self.kept.push_back(manifest);
+        let manifest = Arc::new(manifest);
+        self.kept().push_back(Arc::clone(&manifest));
         self.settle().await?;
-        Ok(&self.kept[position])
+        Ok(manifest)
     }
 
     /// Empties the bodies of manifests older than the last [`KEPT_MANIFESTS`] and deletes the blobs that only they
@@ -327,23 +335,27 @@ impl Checkpoints {
     ///
     /// # Errors
     /// [`Error::Superseded`]; [`Error::Store`], and it can be called again.
-    pub async fn prune(&mut self) -> Result<(), Error> {
+    pub async fn prune(&self) -> Result<(), Error> {
         self.check_generation().await?;
-        while self.kept.len() > KEPT_MANIFESTS {
-            let old = &self.kept[0];
-            let needed: BTreeSet<&BlobRef> = self.kept.iter().skip(1).flat_map(Manifest::blobs).collect();
+        loop {
+            let kept: Vec<Arc<Manifest>> = self.kept().iter().cloned().collect();
+            let [old, newer @ ..] = &*kept else { return Ok(()) };
+            if newer.len() < KEPT_MANIFESTS {
+                return Ok(());
+            }
+            let needed: BTreeSet<&BlobRef> = newer.iter().flat_map(|manifest| manifest.blobs()).collect();
             let unneeded = old.blobs().filter(|blob| !needed.contains(blob)).map(|blob| blob.path.clone());
             // Blobs first: after a crash in between, the body still says what is left to delete.
             self.delete(unneeded.collect()).await?;
             self.store.put(&manifest_path(old.number), Bytes::new().into()).await?;
-            self.kept.pop_front();
+            self.kept().pop_front();
         }
-        Ok(())
     }
 
     async fn check_blobs(&self, manifest: &Manifest) -> Result<(), Error> {
         // Those of the last manifest were checked when it was decided.
-        let known: BTreeSet<&BlobRef> = self.latest().into_iter().flat_map(Manifest::blobs).collect();
+        let latest = self.latest();
+        let known: BTreeSet<&BlobRef> = latest.iter().flat_map(|manifest| manifest.blobs()).collect();
         let new: Vec<_> = manifest.blobs().filter(|blob| !known.contains(blob)).cloned().collect();
         futures::stream::iter(new)
             .map(|blob| async move {
@@ -363,8 +375,9 @@ impl Checkpoints {
     /// Deletes what earlier generations stored and no kept manifest refers to: they ended before deciding.
     async fn delete_orphans(&self) -> Result<(), Error> {
         let own = blob_directory(self.generation());
+        let kept: Vec<Arc<Manifest>> = self.kept().iter().cloned().collect();
         let needed: BTreeSet<&str> =
-            self.kept.iter().flat_map(Manifest::blobs).map(|blob| blob.path.as_str()).collect();
+            kept.iter().flat_map(|manifest| manifest.blobs()).map(|blob| blob.path.as_str()).collect();
         let found: Vec<_> = self.store.list(Some(&Path::from("blobs"))).try_collect().await?;
         let orphans = found.into_iter().map(|blob| blob.location.to_string());
         // Numbers of generations have one length, so that they sort as texts.
@@ -431,16 +444,16 @@ async fn create(store: &dyn ObjectStore, path: &Path, body: Bytes) -> Result<boo
     }
 }
 
-async fn kept_manifests(store: &dyn ObjectStore) -> Result<VecDeque<Manifest>, Error> {
+async fn kept_manifests(store: &dyn ObjectStore) -> Result<VecDeque<Arc<Manifest>>, Error> {
     let mut kept = VecDeque::new();
     let Some(newest) = newest_manifest(store).await? else {
         return Ok(kept);
     };
-    kept.push_front(read_manifest(store, newest).await?);
+    kept.push_front(Arc::new(read_manifest(store, newest).await?));
     // Older ones matter only for pruning; the first that was emptied, or cannot be read, ends the row.
     for number in (1..newest).rev() {
         match read_manifest(store, number).await {
-            Ok(manifest) => kept.push_front(manifest),
+            Ok(manifest) => kept.push_front(Arc::new(manifest)),
             Err(Error::Store(error)) if !matches!(error, object_store::Error::NotFound { .. }) => {
                 return Err(error.into());
             }

@@ -63,17 +63,17 @@ fn newest_body(dir: &Path) -> std::path::PathBuf {
 #[tokio::test]
 async fn what_was_decided_is_there_after_a_restart() {
     let dir = tempdir().unwrap();
-    let mut first = Checkpoints::claim(dir.path(), "a").await.unwrap();
+    let first = Checkpoints::claim(dir.path(), "a").await.unwrap();
     assert!(first.latest().is_none());
     assert!(peek(store_of(dir.path()).as_ref()).await.unwrap().is_none());
     let blob = first.put_blob("ledger", "state".into()).await.unwrap();
-    let decided = first.decide(with_state(1, &[("ledger", &blob)])).await.unwrap().clone();
+    let decided = first.decide(with_state(1, &[("ledger", &blob)])).await.unwrap().as_ref().clone();
     assert_eq!((decided.generation, decided.nonce.as_str()), (1, "a"));
     drop(first);
 
     let second = Checkpoints::claim(dir.path(), "b").await.unwrap();
     assert_eq!(second.generation(), 2);
-    assert_eq!(second.latest(), Some(&decided));
+    assert_eq!(second.latest().as_deref(), Some(&decided));
     assert_eq!(peek(store_of(dir.path()).as_ref()).await.unwrap(), Some(decided));
     assert_eq!(second.next_number(), 2);
     assert_eq!(second.read_blob(&blob).await.unwrap(), "state");
@@ -83,10 +83,10 @@ async fn what_was_decided_is_there_after_a_restart() {
 async fn a_stale_generation_cannot_decide_and_is_told_who_took_over() {
     let dir = tempdir().unwrap();
     // Without a file lock two engines live at once, as on a shared store.
-    let mut old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
+    let old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
     old.decide(manifest(1)).await.unwrap();
     old.check_generation().await.unwrap();
-    let mut new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
+    let new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
     let told = |error: Error| {
         assert!(matches!(&error, Error::Superseded { own: 1, newer: 2, .. }), "{error}");
         assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
@@ -108,7 +108,7 @@ fn arrives_late(dir: &Path, number: u64) -> std::io::Result<()> {
 #[tokio::test]
 async fn who_takes_over_seals_what_was_decided_against_requests_under_way() {
     let dir = tempdir().unwrap();
-    let mut old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
+    let old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
     let kept = old.put_blob("kept", "kept".into()).await.unwrap();
     let decided = old.decide(with_state(1, &[("kept", &kept)])).await.unwrap().clone();
     let undecided = old.put_blob("undecided", "undecided".into()).await.unwrap();
@@ -130,7 +130,7 @@ async fn before_the_first_decision_what_an_older_engine_stored_stays_until_it_ca
     let dir = tempdir().unwrap();
     let old = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
     let stored = old.put_blob("stored", "stored".into()).await.unwrap();
-    let mut new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
+    let new = Checkpoints::claim_shared(store_of(dir.path()), "b").await.unwrap();
     assert!(new.latest().is_none() && dir.path().join(&stored.path).exists());
     new.decide(manifest(1)).await.unwrap();
     assert!(!dir.path().join(&stored.path).exists());
@@ -139,7 +139,7 @@ async fn before_the_first_decision_what_an_older_engine_stored_stays_until_it_ca
 #[tokio::test]
 async fn of_two_decisions_with_one_number_one_counts() {
     let dir = tempdir().unwrap();
-    let mut checkpoints = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
+    let checkpoints = Checkpoints::claim_shared(store_of(dir.path()), "a").await.unwrap();
     checkpoints.decide(manifest(1)).await.unwrap();
     arrives_late(dir.path(), 2).unwrap();
     assert!(matches!(checkpoints.decide(manifest(2)).await, Err(Error::Overtaken { number: 2 })));
@@ -153,12 +153,12 @@ async fn a_lock_that_was_replaced_holds_nobody_back_and_its_holder_finds_out() {
     hangs.check().unwrap();
     assert!(hangs.keeps_out() && is_locked(dir.path()).unwrap());
     assert!(matches!(lock(dir.path()), Err(Error::Locked { .. })));
-    let mut old = Checkpoints::claim_locked(store_of(dir.path()), hangs, "a").await.unwrap();
+    let old = Checkpoints::claim_locked(store_of(dir.path()), hangs, "a").await.unwrap();
     old.decide(manifest(1)).await.unwrap();
 
     let taken = replace_lock(dir.path(), "b").unwrap();
     assert!(!taken.keeps_out() && is_locked(dir.path()).unwrap());
-    let mut new = Checkpoints::claim_locked(store_of(dir.path()), taken, "b").await.unwrap();
+    let new = Checkpoints::claim_locked(store_of(dir.path()), taken, "b").await.unwrap();
     assert!(matches!(old.decide(manifest(2)).await, Err(Error::Superseded { .. })));
     new.decide(manifest(3)).await.unwrap();
     drop(old);
@@ -224,7 +224,7 @@ impl ObjectStore for Retrying {
 async fn a_winner_that_is_told_its_name_exists_goes_on() {
     let dir = tempdir().unwrap();
     let store = Arc::new(Retrying(DurableFileSystem::new_with_prefix(dir.path()).unwrap()));
-    let mut checkpoints = Checkpoints::claim_shared(store, "a").await.unwrap();
+    let checkpoints = Checkpoints::claim_shared(store, "a").await.unwrap();
     assert_eq!(checkpoints.generation(), 1);
     let blob = checkpoints.put_blob("ledger", "state".into()).await.unwrap();
     checkpoints.decide(with_state(1, &[("ledger", &blob)])).await.unwrap();
@@ -235,7 +235,7 @@ async fn a_winner_that_is_told_its_name_exists_goes_on() {
 #[tokio::test]
 async fn manifests_are_decided_in_order() {
     let dir = tempdir().unwrap();
-    let mut checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
+    let checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
     assert!(matches!(checkpoints.decide(manifest(2)).await, Err(Error::Bug(_))));
     checkpoints.decide(manifest(1)).await.unwrap();
     assert!(matches!(checkpoints.decide(manifest(1)).await, Err(Error::Bug(_))));
@@ -244,7 +244,7 @@ async fn manifests_are_decided_in_order() {
 #[tokio::test]
 async fn a_torn_or_changed_manifest_is_an_error_and_not_an_older_state() {
     let dir = tempdir().unwrap();
-    let mut checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
+    let checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
     checkpoints.decide(manifest(1)).await.unwrap();
     checkpoints.decide(manifest(2)).await.unwrap();
     drop(checkpoints);
@@ -265,7 +265,7 @@ async fn a_torn_or_changed_manifest_is_an_error_and_not_an_older_state() {
 #[tokio::test]
 async fn a_manifest_is_not_decided_without_its_blobs() {
     let dir = tempdir().unwrap();
-    let mut checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
+    let checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
     let blob = checkpoints.put_blob("ledger", "state".into()).await.unwrap();
     std::fs::write(dir.path().join(&blob.path), "stat").unwrap();
     let error = checkpoints.decide(with_state(1, &[("ledger", &blob)])).await.unwrap_err();
@@ -280,7 +280,7 @@ async fn a_manifest_is_not_decided_without_its_blobs() {
 #[tokio::test]
 async fn pruning_keeps_what_the_last_manifests_need_and_every_name() {
     let dir = tempdir().unwrap();
-    let mut checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
+    let checkpoints = Checkpoints::claim(dir.path(), "a").await.unwrap();
     let shared = checkpoints.put_blob("shared", "shared".into()).await.unwrap();
     let mut own = Vec::new();
     for number in 1..=5 {

@@ -87,7 +87,7 @@ fn customer_changes(changes: &[CustomerChange]) -> RecordBatch {
     RecordBatch::try_new(change_schema(&customers().schema), columns).unwrap()
 }
 
-async fn select(table: &DeltaTable, sql: &str) -> String {
+pub(crate) async fn select(table: &DeltaTable, sql: &str) -> String {
     let context = SessionContext::new();
     context.register_table("t", table.provider()).unwrap();
     let rows = context.sql(sql).await.unwrap().collect().await.unwrap();
@@ -444,7 +444,7 @@ impl Engine {
         recover(&checkpoints, &mut tables).await.unwrap();
         let mut engine = Self { checkpoints, tables, commits };
         if let Some(manifest) = engine.checkpoints.latest() {
-            commits::publish(&mut engine.commits, &engine.checkpoints.ownership(), manifest, &engine.tables)
+            commits::publish(&mut engine.commits, &engine.checkpoints.ownership(), &manifest, &engine.tables)
                 .await
                 .unwrap();
         }
@@ -479,7 +479,7 @@ impl Engine {
         let previous = self.checkpoints.latest();
         let work = |table: &str, appends, changes| {
             let work = Work { number, appends, changes };
-            (table.to_owned(), table_work(previous, &self.tables[table], Some(work)))
+            (table.to_owned(), table_work(previous.as_deref(), &self.tables[table], Some(work)))
         };
         let manifest = Manifest {
             number,
@@ -495,27 +495,20 @@ impl Engine {
             tables: BTreeMap::from([work("events", appends, None), work("customers", Vec::new(), Some(changes))]),
         };
         fuse.step()?;
-        self.checkpoints.decide(manifest).await.unwrap();
+        let manifest = self.checkpoints.decide(manifest).await.unwrap();
         fuse.step()?;
-        let manifest = self.checkpoints.latest().unwrap();
-        apply(&self.checkpoints.ownership(), manifest, self.tables.get_mut("events")).await.unwrap();
+        apply(&self.checkpoints.ownership(), &manifest, self.tables.get_mut("events")).await.unwrap();
         fuse.step()?;
         // The keyed table follows every second checkpoint.
         if number.is_multiple_of(2) {
-            apply(&self.checkpoints.ownership(), manifest, self.tables.get_mut("customers")).await.unwrap();
+            apply(&self.checkpoints.ownership(), &manifest, self.tables.get_mut("customers")).await.unwrap();
             fuse.step()?;
         }
-        commits::publish(&mut self.commits, &self.checkpoints.ownership(), manifest, &self.tables).await.unwrap();
+        commits::publish(&mut self.commits, &self.checkpoints.ownership(), &manifest, &self.tables).await.unwrap();
         fuse.step()?;
         self.checkpoints.prune().await.unwrap();
         if number.is_multiple_of(3) {
-            let unapplied: BTreeSet<_> = self
-                .checkpoints
-                .latest()
-                .into_iter()
-                .flat_map(|manifest| manifest.staged_files("events"))
-                .map(|file| file.path.clone())
-                .collect();
+            let unapplied: BTreeSet<_> = manifest.staged_files("events").map(|file| file.path.clone()).collect();
             fuse.step()?;
             self.tables.get_mut("events").unwrap().maintain(&alone().await, &unapplied).await.unwrap();
         }
@@ -523,7 +516,7 @@ impl Engine {
     }
 
     async fn contents(&mut self) -> [String; 4] {
-        let manifest = self.checkpoints.latest().unwrap().clone();
+        let manifest = self.checkpoints.latest().unwrap();
         apply(&self.checkpoints.ownership(), &manifest, self.tables.values_mut()).await.unwrap();
         let state = self.checkpoints.read_blob(&manifest.state["state"]).await.unwrap();
         [
@@ -594,8 +587,8 @@ async fn tables_and_checkpoints_that_do_not_belong_together_are_fatal() {
     let mut anew = tables.remove("events").unwrap();
     recover(&checkpoints, &mut tables).await.unwrap();
     let manifest = checkpoints.latest().unwrap();
-    apply(&checkpoints.ownership(), manifest, [&mut anew]).await.unwrap();
+    apply(&checkpoints.ownership(), &manifest, [&mut anew]).await.unwrap();
     assert_eq!((anew.version(), anew.applied_through()), (0, 0));
     assert!(manifest.tables["events"].pending.iter().any(|work| work.number == manifest.number));
-    assert!(table_work(Some(manifest), &anew, None).pending.is_empty());
+    assert!(table_work(Some(&manifest), &anew, None).pending.is_empty());
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::support::Site;
+use super::support::{Running, Site, until};
 
 /// True probability of churn in the last month by customer.
 fn hazards(csv: &str) -> BTreeMap<&str, f64> {
@@ -61,4 +61,32 @@ fn a_model_trained_on_the_simulation_ranks_true_hazards() {
     println!("the top fifth's true hazard is {lifts:.2?} times the bottom half's");
     assert!(lifts.iter().all(|lift| *lift > 1.0), "{lifts:.2?}");
     assert!(mean(&lifts) >= 1.4, "{lifts:.2?}");
+}
+
+#[test]
+fn a_model_that_is_trained_while_an_engine_runs_scores_all_who_pay_and_those_who_come_later() {
+    let site = Site::new();
+    site.simulate("events.jsonl", "--customers 400 --months 12 --seed 21");
+    let events = site.read("events.jsonl");
+    let lines: Vec<&str> = events.lines().collect();
+    let (first, rest) = lines.split_at(lines.len() * 9 / 10);
+    site.ingest("data", &first.join("\n"));
+    site.run("run --once --data-dir data");
+    // It begins without a model and without scores.
+    let engine = Running::start(&site, "--data-dir data", &[]);
+    site.run("train --data-dir data");
+    site.ingest("data", &rest.join("\n"));
+    let scored = "SELECT count(*) FROM customer_scores";
+    let paying = "SELECT count(*) FROM (SELECT customer_id, paying, row_number() OVER (PARTITION BY customer_id ORDER BY \
+                  as_of DESC) AS n FROM churn_features) AS f WHERE n = 1 AND paying > 0";
+    until("all who pay to be scored", || {
+        let read = site.number("data", "SELECT count(*) FROM events_archive") == lines.len() as i64;
+        let (scored, paying) = (site.number("data", scored), site.number("data", paying));
+        (read && scored > 100 && scored == paying).then_some(())
+    });
+    engine.stop();
+    // A start that finds scores goes on with them.
+    let before = site.query("data", "csv", "SELECT * FROM customer_scores ORDER BY customer_id");
+    site.run("run --once --data-dir data");
+    assert_eq!(site.query("data", "csv", "SELECT * FROM customer_scores ORDER BY customer_id"), before);
 }
