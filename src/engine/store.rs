@@ -105,7 +105,7 @@ pub(crate) async fn make_durable(
     tables: &BTreeMap<String, DeltaTable>,
 ) -> Result<BTreeMap<String, TableWork>, Error> {
     let latest = checkpoints.latest();
-    let works = new.into_iter().map(|(name, rows)| {
+    let durable = |(name, rows): (String, NewRows)| {
         let latest = latest.as_deref();
         async move {
             let table = tables.get(&name);
@@ -113,8 +113,15 @@ pub(crate) async fn make_durable(
             let work = rows.make_durable(checkpoints, table).await?;
             Ok::<_, Error>((name, table_work(latest, table, work)))
         }
-    });
-    stream::iter(works).buffer_unordered(TABLES_AT_ONCE).try_collect().await
+    };
+    let is_keyed = |name: &String| tables.get(name).is_some_and(|table| !table.spec().key.is_empty());
+    let (blobs, files): (Vec<_>, Vec<_>) = new.into_iter().partition(|(name, _)| is_keyed(name));
+    let mut works = BTreeMap::new();
+    for rows in [files, blobs] {
+        let rows = stream::iter(rows.into_iter().map(durable)).buffer_unordered(TABLES_AT_ONCE);
+        works.extend(rows.try_collect::<Vec<_>>().await?);
+    }
+    Ok(works)
 }
 
 /// The files that were on their way, once they are there.
