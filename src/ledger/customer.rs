@@ -24,7 +24,7 @@ use crate::{
     money::Rational,
     stripe::{
         ids::{DiscountId, EventId, SubscriptionId, SubscriptionItemId},
-        types::{Customer, Discount, Event, Invoice, Object, Subscription},
+        types::{Customer, Discount, Event, Invoice, Object},
     },
     time::EventTime,
 };
@@ -213,7 +213,7 @@ impl CustomerState {
         let inserted = match &event.object {
             Object::Subscription(subscription) => {
                 let sketch = sketch.unwrap_or_else(|| Sketch::of(event, subscription));
-                self.subscription(event, subscription, sketch, appended_at, folding)
+                self.history(&subscription.id).hear(event, subscription, sketch, appended_at, folding)
             }
             Object::Customer(customer) => self.customer(event, customer, appended_at, folding),
             Object::Discount(discount) => self.discount(event, discount, appended_at, folding),
@@ -244,22 +244,14 @@ impl CustomerState {
         settle
     }
 
-    /// Takes in a snapshot of a subscription.
-    fn subscription(
-        &mut self,
-        event: &Event,
-        subscription: &Subscription,
-        sketch: Sketch,
-        appended_at: EventTime,
-        folding: bool,
-    ) -> Inserted {
-        let found = self.subscriptions.binary_search_by(|(id, _)| id.cmp(&subscription.id));
+    /// The history of a subscription, which may begin here.
+    fn history(&mut self, id: &SubscriptionId) -> &mut History {
+        let found = self.subscriptions.binary_search_by(|(known, _)| known.cmp(id));
         let position = found.unwrap_or_else(|position| {
-            let entry = (subscription.id.clone(), History::default());
-            insert_tight(&mut self.subscriptions, position, entry);
+            insert_tight(&mut self.subscriptions, position, (id.clone(), History::default()));
             position
         });
-        self.subscriptions[position].1.hear(event, subscription, sketch, appended_at, folding)
+        &mut self.subscriptions[position].1
     }
 
     /// Takes in a snapshot of the customer itself.
