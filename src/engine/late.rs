@@ -14,6 +14,9 @@ impl Engine {
     /// Keeps late changes, each with the pipeline whose window it came for; the next checkpoint makes them durable with
     /// what they were counted in.
     pub(super) async fn keep_late(&mut self, late: &[(String, LateChange)]) -> Result<(), Error> {
+        if late.is_empty() {
+            return Ok(());
+        }
         self.store.append(LATE_CHANGES, rows(late, self.newest_append)?).await
     }
 }

@@ -156,6 +156,10 @@ impl Gate {
 
     /// Counts what came too late, by what has closed so far.
     fn note_late(&mut self, late: BTreeMap<Bytes, Late>) -> Result<(), Error> {
+        self.late_changes.clear();
+        if late.is_empty() {
+            return Ok(());
+        }
         let (first, count) = (self.late + 1, late.len() as u64);
         self.late += count;
         let kept = usize::try_from((MAX_LATE_CHANGES + 1).saturating_sub(first)).unwrap_or(usize::MAX);
