@@ -15,11 +15,12 @@
 mod events;
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
+use tikv_jemallocator::Jemalloc;
 use tributary::{
     ledger::{Arrival, Delta, Ledger, Rules},
     simulate::{Options, simulate},
@@ -38,18 +39,18 @@ struct Counting;
 
 static HELD: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is passed on to the system's allocator unchanged.
+// SAFETY: everything is passed on unchanged to the allocator that the program has.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         HELD.fetch_add(layout.size(), Ordering::Relaxed);
         // SAFETY: as promised by the caller.
-        unsafe { System.alloc(layout) }
+        unsafe { Jemalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as promised by the caller.
-        unsafe { System.dealloc(pointer, layout) }
+        unsafe { Jemalloc.dealloc(pointer, layout) }
     }
 }
 
