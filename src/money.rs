@@ -24,15 +24,35 @@ const UNIT: i128 = 1_000_000;
 /// The largest magnitude a `decimal(28,6)` column holds, in millionths.
 pub const MAX_MICROS: i128 = 10_i128.pow(28) - 1;
 
-const ZERO_DECIMAL: [&str; 15] =
-    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"];
-const THREE_DECIMAL: [&str; 5] = ["bhd", "jod", "kwd", "omr", "tnd"];
+/// Sorted, as the two lists below are (docs.stripe.com/currencies, "Zero-decimal currencies").
+const ZERO_DECIMAL: [[u8; 3]; 15] = [
+    *b"bif", *b"clp", *b"djf", *b"gnf", *b"jpy", *b"kmf", *b"krw", *b"mga", *b"pyg", *b"rwf", *b"vnd", *b"vuv",
+    *b"xaf", *b"xof", *b"xpf",
+];
+/// The same page, "Three-decimal currencies".
+const THREE_DECIMAL: [[u8; 3]; 5] = [*b"bhd", *b"jod", *b"kwd", *b"omr", *b"tnd"];
+/// The other currencies that Stripe charges in, or did (docs.stripe.com/currencies). ISK and UGX are here, "special
+/// cases" there. CYP, MTL, ROL, SIT, SKK and TRL are no more: they are columns of the European Central Bank's rates.
+const TWO_DECIMAL: [[u8; 3]; 139] = [
+    *b"aed", *b"afn", *b"all", *b"amd", *b"ang", *b"aoa", *b"ars", *b"aud", *b"awg", *b"azn", *b"bam", *b"bbd",
+    *b"bdt", *b"bgn", *b"bmd", *b"bnd", *b"bob", *b"brl", *b"bsd", *b"btn", *b"bwp", *b"byn", *b"bzd", *b"cad",
+    *b"cdf", *b"chf", *b"cny", *b"cop", *b"crc", *b"cve", *b"cyp", *b"czk", *b"dkk", *b"dop", *b"dzd", *b"eek",
+    *b"egp", *b"etb", *b"eur", *b"fjd", *b"fkp", *b"gbp", *b"gel", *b"ghs", *b"gip", *b"gmd", *b"gtq", *b"gyd",
+    *b"hkd", *b"hnl", *b"hrk", *b"htg", *b"huf", *b"idr", *b"ils", *b"inr", *b"isk", *b"jmd", *b"kes", *b"kgs",
+    *b"khr", *b"kyd", *b"kzt", *b"lak", *b"lbp", *b"lkr", *b"lrd", *b"lsl", *b"ltl", *b"lvl", *b"mad", *b"mdl",
+    *b"mkd", *b"mmk", *b"mnt", *b"mop", *b"mro", *b"mru", *b"mtl", *b"mur", *b"mvr", *b"mwk", *b"mxn", *b"myr",
+    *b"mzn", *b"nad", *b"ngn", *b"nio", *b"nok", *b"npr", *b"nzd", *b"pab", *b"pen", *b"pgk", *b"php", *b"pkr",
+    *b"pln", *b"qar", *b"rol", *b"ron", *b"rsd", *b"rub", *b"sar", *b"sbd", *b"scr", *b"sek", *b"sgd", *b"shp",
+    *b"sit", *b"skk", *b"sle", *b"sll", *b"sos", *b"srd", *b"std", *b"stn", *b"svc", *b"szl", *b"thb", *b"tjs",
+    *b"top", *b"trl", *b"try", *b"ttd", *b"twd", *b"tzs", *b"uah", *b"ugx", *b"usd", *b"uyu", *b"uzs", *b"vef",
+    *b"ves", *b"wst", *b"xcd", *b"xcg", *b"yer", *b"zar", *b"zmw",
+];
 
 /// What can be wrong with a money value.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
-    /// Not three letters.
-    #[error("`{0}` is not a currency: expected a three-letter ISO 4217 code")]
+    /// None of the currencies that are known.
+    #[error("`{0}` is not a currency that Stripe charges in: expected a three-letter ISO 4217 code such as `eur`")]
     Currency(String),
     /// Not a decimal number.
     #[error("`{0}` is not a decimal number")]
@@ -42,7 +62,8 @@ pub enum Error {
     Overflow,
 }
 
-/// A three-letter currency code, lower case as Stripe writes it.
+/// A currency whose minor unit is known: a three-letter code, lower case as Stripe writes it. A code that is not known
+/// is no currency: amounts in it would be a guess, ten or a hundred times too large.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Currency([u8; 3]);
 
@@ -57,9 +78,9 @@ impl Currency {
     /// API although they have no minor unit.
     #[must_use]
     pub fn exponent(&self) -> u32 {
-        if ZERO_DECIMAL.contains(&self.as_str()) {
+        if ZERO_DECIMAL.contains(&self.0) {
             0
-        } else if THREE_DECIMAL.contains(&self.as_str()) {
+        } else if THREE_DECIMAL.contains(&self.0) {
             3
         } else {
             2
@@ -71,12 +92,11 @@ impl FromStr for Currency {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        match text.as_bytes() {
-            [a, b, c] if text.bytes().all(|b| b.is_ascii_alphabetic()) => {
-                Ok(Self([a, b, c].map(u8::to_ascii_lowercase)))
-            }
-            _ => Err(Error::Currency(text.to_owned())),
-        }
+        let code = <[u8; 3]>::try_from(text.as_bytes()).map(|code| code.map(|letter| letter.to_ascii_lowercase()));
+        let known = |code: &[u8; 3]| {
+            TWO_DECIMAL.binary_search(code).is_ok() || ZERO_DECIMAL.contains(code) || THREE_DECIMAL.contains(code)
+        };
+        code.ok().filter(known).map(Self).ok_or_else(|| Error::Currency(text.chars().take(32).collect()))
     }
 }
 
@@ -387,7 +407,23 @@ mod tests {
             let amount = Amount::from_minor(&ratio(1_234, 1), code.parse().unwrap());
             assert_eq!(amount, Amount::round(&parse_decimal(text).unwrap()), "{code}");
         }
-        assert_eq!("US".parse::<Currency>(), Err(Error::Currency("US".to_owned())));
+        for (codes, exponent) in [(&ZERO_DECIMAL[..], 0), (&TWO_DECIMAL, 2), (&THREE_DECIMAL, 3)] {
+            assert!(codes.is_sorted());
+            for code in codes {
+                let code = std::str::from_utf8(code).unwrap();
+                let currency: Currency = code.to_uppercase().parse().unwrap();
+                assert_eq!((currency.as_str(), currency.exponent()), (code, exponent));
+                let one = Amount::from_minor(&ratio(10_i64.pow(exponent), 1), currency);
+                assert_eq!(one, Ok(Amount::from_micros(UNIT)), "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_known_currency_is_an_error_and_never_two_places() {
+        for code in ["US", "USDX", "", "u$d", "xyz", "btc", "öl"] {
+            assert_eq!(code.parse::<Currency>(), Err(Error::Currency(code.to_owned())));
+        }
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! Where customers rest and payments are looked up: 256 buckets by a hash, so that a checkpoint writes only what changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     iter::Peekable,
 };
 
 use super::{
     BUCKETS, Error,
     billing::{Parked, Payers, payment_ids, payment_key},
-    catalogue::Need,
+    catalogue::Needs,
     customer::CustomerState,
     hash::QuickHash,
     replay::Context,
@@ -68,7 +68,7 @@ impl Buckets {
 
     /// Everybody whose history rests on one of `needs`, by id. It looks at every customer, which is why it is only done
     /// for what was known and turns out otherwise: a fact of Stripe's that a file had wrong.
-    pub(crate) fn users(&self, scope: &Scope, needs: &BTreeSet<Need>) -> Result<Vec<CustomerId>, Error> {
+    pub(crate) fn users(&self, scope: &Scope, needs: &Needs) -> Result<Vec<CustomerId>, Error> {
         let mut users = Vec::new();
         for (id, customer) in self.0.iter().filter_map(|bucket| bucket.customers.get(scope)).flatten() {
             if customer.open()?.touch_users(needs) {

@@ -2,11 +2,15 @@
 //!
 //! Amounts and tiers of a price and the terms of a coupon never change in Stripe, so they hold for all time from their
 //! first knowledge on, and a body that lacks a part never erases it. A second, different value is reported. It replaces
-//! the first only when it comes from a better source: an event before a snapshot of the API before a file, and of two
-//! files the later one; those who rest on it are then worked out again. Only `currency_options` have dates, because
-//! they can change; names and whether a thing is on sale are as last told. The catalogue also keeps the clock of each
-//! scope and the instants at which a discount will end without an event.
+//! the first only when it comes from a better source: an event before a snapshot of the API before a file, of two
+//! events the one that Stripe made first, and of two files the later one; those who rest on it are then worked out
+//! again. `currency_options` and what coupon a discount is of have dates, because they can change; names and whether a
+//! thing is on sale are as last told. The id of a coupon can be given again after it was deleted, so a discount that
+//! came with its coupon keeps those terms. The catalogue also keeps the clock of each scope and the instants at which a
+//! discount will end without an event.
 
+mod coupon;
+mod dated;
 mod origin;
 mod price;
 
@@ -31,6 +35,9 @@ use crate::{
     time::EventTime,
 };
 
+pub(crate) use coupon::DiscountFacts;
+use coupon::{complete, says_terms, terms_print};
+use dated::{Dated, Told};
 pub(crate) use origin::Telling;
 use origin::{Origin, Said};
 pub(crate) use price::PriceFacts;
@@ -48,6 +55,9 @@ pub(crate) enum Need {
     /// The coupon that a promotion code stands for.
     Promotion(Arc<str>),
 }
+
+/// What is known otherwise than before, with each whether a better source has corrected it.
+pub(crate) type Needs = BTreeMap<Need, bool>;
 
 impl Need {
     pub(crate) fn object_id(&self) -> &str {
@@ -68,21 +78,15 @@ pub(crate) struct Known<T> {
     origin: Origin,
 }
 
-/// A discount: which coupon, and when.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(crate) struct DiscountFacts {
-    pub(crate) coupon: CouponId,
-    pub(crate) start: Option<EventTime>,
-    pub(crate) end: Option<EventTime>,
-}
-
 /// What one account and mode has.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct Shelf {
     prices: HashMap<PriceId, Known<PriceFacts>, QuickHash>,
     products: HashMap<ProductId, Known<Said<Product>>, QuickHash>,
     coupons: HashMap<CouponId, Known<Coupon>, QuickHash>,
-    discounts: HashMap<DiscountId, Known<DiscountFacts>, QuickHash>,
+    /// Coupons whose id was given to another before or after, by the fingerprint of their terms.
+    namesakes: HashMap<CouponId, BTreeMap<u64, Known<Coupon>>, QuickHash>,
+    discounts: HashMap<DiscountId, Dated<DiscountFacts>, QuickHash>,
     /// Which coupon a promotion code stands for, which never changes, and when that was appended.
     promotions: HashMap<Arc<str>, (CouponId, EventTime), QuickHash>,
     waiting: BTreeMap<Need, BTreeSet<CustomerId>>,
@@ -112,8 +116,9 @@ pub(crate) struct Lesson {
     pub(crate) learnt: Vec<Need>,
     /// Things that contradict what is known, each the first time.
     pub(crate) conflicts: Vec<Need>,
-    /// Things that were known and are now known otherwise: who rests on them must be worked out again.
-    pub(crate) revised: Vec<Need>,
+    /// Things that were known and are now known otherwise: who rests on them must be worked out again. With each
+    /// whether a better source has corrected it.
+    pub(crate) revised: Vec<(Need, bool)>,
 }
 
 impl Shelf {
@@ -125,8 +130,16 @@ impl Shelf {
         self.coupons.get(id)
     }
 
-    pub(crate) fn discount(&self, id: &DiscountId) -> Option<&Known<DiscountFacts>> {
-        self.discounts.get(id)
+    /// The coupon that a discount is of: the terms it came with, whatever its id stands for elsewhere.
+    pub(crate) fn coupon_of(&self, discount: &DiscountFacts) -> Option<&Known<Coupon>> {
+        let namesakes = self.namesakes.get(&discount.coupon);
+        let own = namesakes.and_then(|namesakes| namesakes.get(&discount.terms?));
+        own.or_else(|| self.coupon(&discount.coupon))
+    }
+
+    /// A discount as it was at `time`.
+    pub(crate) fn discount(&self, id: &DiscountId, time: EventTime) -> Option<&DiscountFacts> {
+        self.discounts.get(id)?.at(time)
     }
 
     /// The coupon that a promotion code stands for, and when that was appended.
@@ -226,17 +239,34 @@ impl Shelf {
         telling: &Telling,
         lesson: &mut Lesson,
     ) -> bool {
-        let (Object::Subscription(before), Object::Subscription(now)) = (before, now) else {
-            return false;
+        let earlier = &telling.before();
+        let (before, now) = match (before, now) {
+            (Object::Subscription(before), Object::Subscription(now)) => (before, now),
+            (Object::Customer(before), _) => return self.learn_discounts(&before.discounts, earlier, lesson),
+            (Object::Discount(before), _) => return self.learn_discount(before, earlier, lesson),
+            (Object::Price(before), Object::Price(now)) => {
+                let told = before.tax_inclusive.is_none() && now.tax_inclusive.is_some();
+                return told && self.learn_tax(now, telling, lesson);
+            }
+            _ => return false,
         };
-        let mut changed = self.learn_discounts(&before.discounts, telling, lesson);
+        let mut changed = self.learn_discounts(&before.discounts, earlier, lesson);
         for item in &before.items {
             if !now.items.iter().any(|other| other.price.id == item.price.id) {
                 changed |= self.learn_price(&item.price, telling, lesson);
             }
-            changed |= self.learn_discounts(&item.discounts, telling, lesson);
+            changed |= self.learn_discounts(&item.discounts, earlier, lesson);
         }
         changed
+    }
+
+    /// Takes note that a price was open until now as to whether its amounts include tax.
+    fn learn_tax(&mut self, price: &Price, telling: &Telling, lesson: &mut Lesson) -> bool {
+        let news = self.prices.get_mut(&price.id).is_some_and(|known| known.value.taxed_since(telling.origin.time));
+        if news {
+            lesson.revised.push((Need::Price(price.id.clone()), false));
+        }
+        news
     }
 
     fn learn_subscription(&mut self, subscription: &Subscription, telling: &Telling, lesson: &mut Lesson) -> bool {
@@ -259,32 +289,28 @@ impl Shelf {
     }
 
     fn learn_discount(&mut self, discount: &Discount, telling: &Telling, lesson: &mut Lesson) -> bool {
-        let coupon = discount.coupon.id().clone();
         let mut changed = self.learn_coupon_ref(Some(&discount.coupon), telling, lesson);
         let key = full_discount_key(discount);
-        let facts = DiscountFacts { coupon, start: discount.start, end: discount.end };
         let Telling { at, origin, .. } = *telling;
-        match self.discounts.get_mut(&key) {
-            None => {
-                self.discounts.insert(key.clone(), Known { value: facts, at, origin });
-                lesson.learnt.push(Need::Discount(key));
+        let facts = DiscountFacts::of(discount, at);
+        let Some(known) = self.discounts.get_mut(&key) else {
+            self.discounts.insert(key.clone(), Dated::new(origin.time, facts));
+            lesson.learnt.push(Need::Discount(key));
+            return true;
+        };
+        match known.tell(origin.time, facts) {
+            Told::Nothing => {}
+            Told::Again => changed = true,
+            Told::Otherwise => {
+                lesson.revised.push((Need::Discount(key), false));
                 changed = true;
             }
-            Some(known) if known.value.coupon != facts.coupon => {
-                changed |= contradict(&mut self.contradicted, Need::Discount(key.clone()), lesson);
-                if origin.beats(known.origin) {
-                    *known = Known { value: facts, at: known.at.max(at), origin };
-                    lesson.revised.push(Need::Discount(key));
-                    changed = true;
-                }
-            }
-            Some(known) => changed |= known.origin.confirm(origin),
         }
         changed
     }
 
     fn learn_coupon(&mut self, coupon: &Coupon, telling: &Telling, lesson: &mut Lesson) -> bool {
-        if coupon.percent_off.is_none() && coupon.amount_off.is_none() {
+        if !says_terms(coupon) {
             return false;
         }
         let Telling { at, origin, .. } = *telling;
@@ -295,48 +321,54 @@ impl Shelf {
             lesson.learnt.push(need());
             return true;
         };
-        let mut next = known.clone();
-        let held = &mut next.value;
-        let mut changed = false;
-        let mut revised = false;
-        if held.percent_off != coupon.percent_off || held.amount_off != coupon.amount_off {
-            changed = contradict(&mut self.contradicted, need(), lesson);
-            if !origin.beats(known.origin) {
-                return changed;
-            }
-            let Coupon { applies_to, currency_options, .. } = std::mem::replace(held, coupon.clone());
-            if held.applies_to.is_empty() {
-                held.applies_to = applies_to;
-            }
-            for (currency, amount) in currency_options {
-                held.currency_options.entry(currency).or_insert(amount);
-            }
-            next.origin = origin;
-            revised = true;
-        } else {
-            // Expandable parts: absent from most bodies.
-            if held.applies_to.is_empty() && !coupon.applies_to.is_empty() {
-                held.applies_to.clone_from(&coupon.applies_to);
-                revised = true;
-            }
-            for (currency, amount) in &coupon.currency_options {
-                if !held.currency_options.contains_key(currency) {
-                    held.currency_options.insert(*currency, amount.clone());
-                    revised = true;
-                }
-            }
-            changed |= next.origin.confirm(origin);
+        if (&known.value.percent_off, &known.value.amount_off) != (&coupon.percent_off, &coupon.amount_off) {
+            let first = contradict(&mut self.contradicted, need(), lesson);
+            return self.learn_namesake(Known { value: coupon.clone(), at, origin }, lesson) || first;
         }
-        if revised {
+        let mut next = known.clone();
+        let completed = complete(&mut next.value, coupon);
+        let confirmed = next.origin.confirm(origin);
+        if completed {
             next.at = next.at.max(at);
             lesson.learnt.push(need());
-            lesson.revised.push(need());
+            lesson.revised.push((need(), false));
         }
-        if revised || changed {
+        if completed || confirmed {
             let before = std::mem::replace(known, next);
             self.before.coupons.entry(coupon.id.clone()).or_insert(Some(before));
         }
-        revised || changed
+        completed || confirmed
+    }
+
+    /// Takes in other terms than those that a coupon's id stands for. What was said by the better source, or first, is
+    /// what it stands for; discounts that came with the other terms keep them.
+    fn learn_namesake(&mut self, told: Known<Coupon>, lesson: &mut Lesson) -> bool {
+        let id = told.value.id.clone();
+        let Some(known) = self.coupons.get_mut(&id) else { return false };
+        let namesakes = self.namesakes.entry(id.clone()).or_default();
+        let mut changed = true;
+        let mut completed = false;
+        let mut named = match namesakes.remove(&terms_print(&told.value)) {
+            None => told,
+            Some(mut named) => {
+                completed = complete(&mut named.value, &told.value);
+                changed = named.origin.confirm(told.origin) || completed;
+                named.at = if completed { named.at.max(told.at) } else { named.at };
+                named
+            }
+        };
+        let corrected = named.origin.beats(known.origin);
+        if corrected {
+            self.before.coupons.entry(id.clone()).or_insert_with(|| Some(known.clone()));
+            named.at = named.at.max(known.at);
+            std::mem::swap(known, &mut named);
+        }
+        namesakes.insert(terms_print(&named.value), named);
+        if corrected || completed {
+            lesson.learnt.push(Need::Coupon(id.clone()));
+            lesson.revised.push((Need::Coupon(id), corrected));
+        }
+        changed || corrected
     }
 
     fn learn_product(&mut self, product: &Product, telling: &Telling) -> bool {
@@ -391,7 +423,7 @@ impl Shelf {
             lesson.learnt.push(need());
         }
         if taken.revised {
-            lesson.revised.push(need());
+            lesson.revised.push((need(), taken.corrected));
         }
         if changed {
             self.before.prices.entry(price.id.clone()).or_insert(Some(before));

@@ -1,21 +1,18 @@
 //! One customer: its subscriptions, its own discounts, its deletion, its movements and what its payments told.
 
-use std::collections::BTreeSet;
-
-use serde::{Deserialize, Serialize};
-
 use super::{
     Arrival, Error,
     billing::{Heard, Told},
-    catalogue::Need,
+    catalogue::Needs,
     content::{discount_key, full_discount_key, insert_tight},
-    history::{History, Inserted},
+    history::{FOLDED, History, Inserted},
     movements::Movements,
-    packing::{packed, packed_by_serde},
+    own_discounts::{DiscountChange, DiscountMove, OwnDiscounts, Reach},
+    packing::packed,
     replay::{Context, Surroundings, earlier},
     resting::{Calm, Repeat, Sketch},
     revenue::Books,
-    rows::LateEvent,
+    rows::{LateEvent, LedgerGap},
     schedules::Schedules,
     usage::Usage,
     visits::Brought,
@@ -29,33 +26,9 @@ use crate::{
     time::EventTime,
 };
 
-/// Changes of a customer's own discounts that are kept; the oldest merge first. Customers have a handful in a life.
-pub const MAX_DISCOUNT_CHANGES: usize = 64;
-
 /// Invoice lines with inclusive tax that are remembered of a customer; past that the oldest that a newer one of the
 /// same item has replaced goes. Five years of a monthly plan.
 pub const MAX_TAX_LINES: usize = 64;
-
-/// A change of the customer's own discounts.
-#[derive(Clone, PartialEq, Debug)]
-struct DiscountChange {
-    time: EventTime,
-    /// Within a second: what a whole customer says, then what began, then what ended.
-    what: DiscountMove,
-    event_id: EventId,
-    appended_at: EventTime,
-}
-
-packed!(DiscountChange { time, what, event_id, appended_at });
-
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
-enum DiscountMove {
-    Are(Vec<DiscountId>),
-    Add(DiscountId),
-    Remove(DiscountId),
-}
-
-packed_by_serde!(DiscountMove);
 
 /// What a finalised invoice line told of the tax that its amount includes.
 #[derive(Clone, PartialEq, Debug)]
@@ -81,7 +54,7 @@ impl TaxTold {
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Around {
     deleted: Option<(EventTime, EventTime, EventId)>,
-    discounts: Vec<DiscountChange>,
+    discounts: OwnDiscounts,
     /// By time.
     taxes: Vec<TaxTold>,
 }
@@ -118,17 +91,8 @@ impl Surroundings for Around {
         self.deleted.as_ref().map(|(time, appended_at, event)| (*time, *appended_at, event))
     }
 
-    fn discounts_at(&self, time: EventTime) -> Vec<DiscountId> {
-        let mut discounts = Vec::new();
-        for change in self.discounts.iter().take_while(|change| change.time <= time) {
-            match &change.what {
-                DiscountMove::Are(all) => discounts.clone_from(all),
-                DiscountMove::Remove(id) => discounts.retain(|other| other != id),
-                DiscountMove::Add(id) if discounts.contains(id) => {}
-                DiscountMove::Add(id) => discounts.push(id.clone()),
-            }
-        }
-        discounts
+    fn discounts_at(&self, time: EventTime, reach: Reach<'_>) -> Vec<DiscountId> {
+        if self.discounts.is_empty() { Vec::new() } else { self.discounts.at(time, reach) }
     }
 
     fn net_share_at(&self, item: &SubscriptionItemId, time: EventTime) -> Option<Rational> {
@@ -139,25 +103,28 @@ impl Surroundings for Around {
         self.discounts.is_empty() && self.taxes.is_empty()
     }
 
-    fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)> {
+    fn changes_at(&self, time: EventTime, reach: Reach<'_>) -> Vec<(EventTime, &EventId)> {
         let deleted = self.deleted.as_ref().filter(|(at, ..)| *at == time).map(|(_, known, event)| (*known, event));
-        let discounts = self.discounts.iter().filter(|change| change.time == time);
+        let discounts = self.discounts.effects(reach).filter(|(at, _)| *at == time);
+        let mut changes: Vec<_> = discounts.map(|(_, change)| (change.appended_at, &change.event_id)).collect();
+        changes.dedup();
         let taxes = self.tax_changes().filter(|told| told.time == time).map(|told| (told.appended_at, &told.event_id));
-        discounts.map(|change| (change.appended_at, &change.event_id)).chain(deleted).chain(taxes).collect()
+        changes.extend(deleted.into_iter().chain(taxes));
+        changes
     }
 
-    fn known_by(&self, time: EventTime) -> EventTime {
+    fn known_by(&self, time: EventTime, reach: Reach<'_>) -> EventTime {
         let deleted = self.deleted.iter().map(|(at, appended, _)| (*at, *appended));
-        let discounts = self.discounts.iter().map(|change| (change.time, change.appended_at));
+        let discounts = self.discounts.effects(reach).map(|(at, change)| (at, change.appended_at));
         let taxes = self.taxes.iter().map(|told| (told.time, told.appended_at));
         let changes = deleted.chain(discounts).chain(taxes).filter(|(at, _)| *at <= time);
         changes.map(|(_, appended)| appended).max().unwrap_or(EventTime::MIN)
     }
 
-    fn change_times(&self) -> Vec<EventTime> {
+    fn change_times(&self, reach: Reach<'_>) -> Vec<EventTime> {
         let deleted = self.deleted.iter().map(|(time, ..)| *time);
         let taxes = self.tax_changes().map(|told| told.time);
-        self.discounts.iter().map(|change| change.time).chain(deleted).chain(taxes).collect()
+        self.discounts.effects(reach).map(|(time, _)| time).chain(deleted).chain(taxes).collect()
     }
 }
 
@@ -215,8 +182,8 @@ impl CustomerState {
                 let sketch = sketch.unwrap_or_else(|| Sketch::of(event, subscription));
                 self.history(&subscription.id).hear(event, subscription, sketch, appended_at, folding)
             }
-            Object::Customer(customer) => self.customer(event, customer, appended_at, folding),
-            Object::Discount(discount) => self.discount(event, discount, appended_at, folding),
+            Object::Customer(customer) => self.customer(event, customer, appended_at, cx),
+            Object::Discount(discount) => self.discount(event, discount, appended_at, cx),
             Object::Schedule(schedule) => self.schedules.insert(event, schedule, appended_at),
             Object::CreditNote(_) | Object::InvoicePayment(_) => return settle,
             _ => match self.told.hear(event, appended_at, customer, folding) {
@@ -255,26 +222,48 @@ impl CustomerState {
     }
 
     /// Takes in a snapshot of the customer itself.
-    fn customer(&mut self, event: &Event, customer: &Customer, appended_at: EventTime, folding: bool) -> Inserted {
+    fn customer(
+        &mut self,
+        event: &Event,
+        customer: &Customer,
+        appended_at: EventTime,
+        cx: &mut Context<'_>,
+    ) -> Inserted {
         if customer.deleted || event.is_deletion() {
-            return self.delete(event, appended_at, folding);
+            return self.delete(event, appended_at, cx.folding);
         }
         let had = match event.before.as_deref() {
-            Some(Object::Customer(before)) => !before.discounts.is_empty(),
-            _ => false,
+            Some(Object::Customer(before)) => before.discounts.iter().map(discount_key).collect(),
+            _ => Vec::new(),
         };
-        if customer.discounts.is_empty() && !had {
+        let all: Vec<_> = customer.discounts.iter().map(discount_key).collect();
+        if all.is_empty() && had.is_empty() {
             return Inserted::New;
         }
-        let discounts = customer.discounts.iter().map(discount_key).collect();
-        self.discount_move(event, DiscountMove::Are(discounts), appended_at, folding)
+        self.discount_move(event, DiscountMove::Are { all, had }, appended_at, cx)
     }
 
     /// Takes in an event of a discount on the customer.
-    fn discount(&mut self, event: &Event, discount: &Discount, appended_at: EventTime, folding: bool) -> Inserted {
+    fn discount(
+        &mut self,
+        event: &Event,
+        discount: &Discount,
+        appended_at: EventTime,
+        cx: &mut Context<'_>,
+    ) -> Inserted {
         let id = full_discount_key(discount);
-        let what = if event.is_deletion() { DiscountMove::Remove(id) } else { DiscountMove::Add(id) };
-        self.discount_move(event, what, appended_at, folding)
+        let what = match event.before.as_deref() {
+            _ if event.is_deletion() => DiscountMove::Remove(id),
+            before if event.kind.ends_with(".updated") => {
+                let from = match before {
+                    Some(Object::Discount(before)) => Some(full_discount_key(before)),
+                    _ => None,
+                };
+                DiscountMove::Switch { from, to: id }
+            }
+            _ => DiscountMove::Add(id),
+        };
+        self.discount_move(event, what, appended_at, cx)
     }
 
     fn delete(&mut self, event: &Event, appended_at: EventTime, folding: bool) -> Inserted {
@@ -292,26 +281,35 @@ impl CustomerState {
         Inserted::New
     }
 
-    fn discount_move(&mut self, event: &Event, what: DiscountMove, appended_at: EventTime, folding: bool) -> Inserted {
+    fn discount_move(
+        &mut self,
+        event: &Event,
+        what: DiscountMove,
+        appended_at: EventTime,
+        cx: &mut Context<'_>,
+    ) -> Inserted {
         let time = event.created;
-        let changes = &mut self.around.discounts;
-        if changes.iter().any(|change| change.time == time && change.event_id == event.id) {
+        if self.around.discounts.knows(time, &event.id) {
             return Inserted::Duplicate;
         }
-        if !all_reach(&self.subscriptions, time, folding) {
+        if !all_reach(&self.subscriptions, time, cx.folding) {
             return Inserted::Late;
         }
-        let key = (time, &what, &event.id);
-        let position = changes.partition_point(|change| (change.time, &change.what, &change.event_id) < key);
-        changes.insert(position, DiscountChange { time, what, appended_at, event_id: event.id.clone() });
-        if changes.len() > MAX_DISCOUNT_CHANGES {
-            let second = changes[1].time;
-            let merged = self.around.discounts_at(second);
-            let changes = &mut self.around.discounts;
-            changes.remove(0);
-            changes[0].what = DiscountMove::Are(merged);
+        let change = DiscountChange { time, what, appended_at, event_id: event.id.clone() };
+        let (first, early) = self.around.discounts.insert(change, cx.shelf);
+        let folded = self.subscriptions.iter().filter_map(|(_, history)| history.folded()).max();
+        for (_, id) in early.iter().filter(|(from, _)| folded.is_some_and(|folded| *from <= folded)) {
+            cx.delta.gaps.push(LedgerGap {
+                scope: event.scope.clone(),
+                occurred_at: time,
+                known_at: appended_at,
+                customer_id: Some(cx.customer.clone()),
+                object_id: id.as_str().into(),
+                reason: FOLDED.into(),
+                event_id: event.id.clone(),
+            });
         }
-        self.touch_all(time);
+        self.touch_all(first);
         Inserted::New
     }
 
@@ -370,13 +368,21 @@ impl CustomerState {
     }
 
     /// Asks for everything that rests on one of `needs` to be worked out again. True if anything does.
-    pub(crate) fn touch_users(&mut self, needs: &BTreeSet<Need>) -> bool {
+    pub(crate) fn touch_users(&mut self, needs: &Needs) -> bool {
         let discounted = !self.around.discounts.is_empty();
         let mut any = false;
         for (_, history) in &mut self.subscriptions {
             any |= history.touch_users(needs, discounted);
         }
         any
+    }
+
+    /// Tells what folded with a fact that a better source has corrected: it stays as it was until a rebuild.
+    pub(crate) fn report_folded(&mut self, needs: &Needs, cx: &mut Context<'_>, appended_at: EventTime) {
+        let discounted = !self.around.discounts.is_empty();
+        for (_, history) in &mut self.subscriptions {
+            history.report_folded(needs, discounted, appended_at, cx);
+        }
     }
 
     /// Works out again what was touched, publishes what changed and folds what is out of reach.

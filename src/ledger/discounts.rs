@@ -15,7 +15,10 @@ use super::{
 };
 use crate::{
     money::{Currency, Rational},
-    stripe::{ids::DiscountId, types::Interval},
+    stripe::{
+        ids::{CouponId, DiscountId},
+        types::Interval,
+    },
     time::EventTime,
 };
 
@@ -44,6 +47,8 @@ impl<'a> Line<'a> {
 #[derive(Clone, Debug)]
 pub(crate) struct Taken {
     pub(crate) id: DiscountId,
+    /// A discount can be switched to another coupon.
+    pub(crate) coupon: CouponId,
     pub(crate) known_at: EventTime,
     /// The lines, by position.
     pub(crate) lines: Vec<usize>,
@@ -58,7 +63,8 @@ pub(crate) struct Outcome {
     pub(crate) valid_until: Option<EventTime>,
 }
 
-/// Takes the discounts whose class the rules subtract off the lines of one subscription.
+/// Takes the discounts whose class the rules subtract off the lines of one subscription (docs/how-we-count.md
+/// "Discounts"; docs.stripe.com/billing/subscriptions/coupons, "Stackable discounts").
 pub(crate) fn apply(lines: &mut [Line<'_>], rules: &Rules, time: EventTime) -> Outcome {
     let mut outcome = Outcome::default();
     for index in 0..lines.len() {
@@ -115,7 +121,8 @@ fn apply_one(
     }
     match take(lines, discount, terms, only) {
         Some(taken) => {
-            outcome.taken.push(Taken { id: discount.id.clone(), known_at: terms.known_at, lines: taken });
+            let (id, coupon) = (discount.id.clone(), terms.coupon.clone());
+            outcome.taken.push(Taken { id, coupon, known_at: terms.known_at, lines: taken });
         }
         None => outcome.unresolved.push(Need::Coupon(terms.coupon.clone())),
     }
@@ -165,8 +172,9 @@ fn applies(terms: &Terms, line: &Line<'_>) -> bool {
     let product = line.part.product.as_ref();
     terms.applies_to.is_empty() || product.is_some_and(|product| terms.applies_to.contains(product))
 }
+
 /// Shares `amount` among the lines of one invoice by list value: whole minor units to the largest remainder, never
-/// more than a line has left; what one line cannot take, the next ones do.
+/// more than a line has left; what one line cannot take, the next ones do (docs/how-we-count.md "Discounts").
 fn share_out(lines: &[Line<'_>], invoice: &[usize], amount: &Rational, amounts: &mut [Rational]) {
     let left: Rational = invoice.iter().map(|index| &lines[*index].left).sum();
     let list: Rational = invoice.iter().map(|index| &lines[*index].list).sum();

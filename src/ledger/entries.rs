@@ -63,6 +63,12 @@ impl Causes {
         Cause::ALL.into_iter().filter(move |cause| self.contains(*cause))
     }
 
+    /// `cause` first, then the others, most telling first.
+    pub(crate) fn led_by(self, cause: Cause) -> Vec<Cause> {
+        let others = self.iter().filter(|other| *other != cause);
+        std::iter::once(cause).chain(others).collect()
+    }
+
     /// The first that applies.
     pub(crate) fn leading(self) -> Cause {
         self.iter().next().unwrap_or(Cause::PriceChange)
@@ -249,7 +255,8 @@ fn change(measure: Measure, before: &Valued, after: &Valued, old: &Value, new: &
     entries.push(entry(measure, new, Side::Change, causes, new, &nothing(new)));
 }
 
-/// Why a subscription adds to a figure that did not: what it was before.
+/// Why a subscription adds to a figure that did not: what it was before (docs/how-we-count.md "Movements", "Trials",
+/// "Pauses" and "Cancellations").
 fn beginning(measure: Measure, before: &Valued) -> Causes {
     match measure {
         Measure::Mrr => {}
@@ -268,7 +275,8 @@ fn beginning(measure: Measure, before: &Valued) -> Causes {
     })
 }
 
-/// Why an item no longer adds to a figure: what its subscription is now.
+/// Why an item no longer adds to a figure: what its subscription is now (docs/how-we-count.md "Movements", "Trials",
+/// "Pauses" and "Cancellations").
 fn ending(measure: Measure, after: &Valued) -> Causes {
     let Some(content) = after.content.as_deref() else {
         return Causes::one(Cause::Canceled);
@@ -281,14 +289,18 @@ fn ending(measure: Measure, after: &Valued) -> Causes {
         Measure::CancelScheduled if after.standing == Standing::Counted => return Causes::one(Cause::Uncanceled),
         _ => {}
     }
-    Causes::one(match &content.status {
+    let cause = match &content.status {
         SubscriptionStatus::Unpaid => Cause::PaymentFailure,
         status if !ends_or_pauses(status) => ending_while_active(after, content),
         _ if content.payment_failed => Cause::PaymentFailure,
         SubscriptionStatus::Paused if !after.ended => Cause::Pause,
         SubscriptionStatus::Trialing if !after.ended => Cause::TrialStarted,
         _ => Cause::Canceled,
-    })
+    };
+    let over =
+        after.ended || matches!(content.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
+    let removed = measure == Measure::Mrr && (over || cause == Cause::Canceled);
+    if removed { Causes::one(cause).and(Cause::RemovedSubscription) } else { Causes::one(cause) }
 }
 
 fn ends_or_pauses(status: &SubscriptionStatus) -> bool {

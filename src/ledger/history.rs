@@ -5,16 +5,17 @@
 //! bounds memory, and it alone decides what is late. While something is still unknown (a price, a discount) the
 //! history does not fold, so that the answer can still be put in its place.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::sync::Arc;
 
 use super::{
-    catalogue::Need,
+    catalogue::{Need, Needs},
     content::{self, Content},
     entries::Slot,
     order::{Stage, Trace},
     packing::packed,
+    replay::Context,
     resting::{Repeat, Sketch},
-    valuation::Valued,
+    valuation::{Gap, Valued},
 };
 use crate::{
     stripe::{
@@ -30,6 +31,9 @@ pub const HORIZON_DAYS: i64 = 30;
 /// Seconds kept of one subscription. Past that the oldest fold before their time, and what is older than the fold is
 /// late: only a subscription that changes every ten minutes gets there.
 pub const MAX_STEPS: usize = 4096;
+
+/// Reason of the gap where something is now known better that folded history rests on.
+pub(crate) const FOLDED: &str = "history_folded";
 
 /// One snapshot.
 #[derive(Clone, PartialEq, Debug)]
@@ -248,22 +252,43 @@ impl History {
         }
     }
 
-    /// Asks for everything to be worked out again if it rests on one of `needs`: on a price, or on any discount where
-    /// one of them is a coupon or a discount. True if it does. What has folded stays as it was until a rebuild.
-    pub(crate) fn touch_users(&mut self, needs: &BTreeSet<Need>, discounted: bool) -> bool {
-        let discounts_too = needs.iter().any(|need| !matches!(need, Need::Price(_)));
-        let rests = |content: &Content| {
-            content.items.iter().any(|item| needs.contains(&Need::Price(item.price.clone())))
-                || (discounts_too
-                    && (discounted
-                        || !content.discounts.is_empty()
-                        || content.items.iter().any(|item| !item.discounts.is_empty())))
-        };
-        let any = self.seconds().filter_map(|step| step.after.valued.content.as_deref()).any(rests);
+    /// Asks for everything to be worked out again if it rests on one of `needs`. True if it does, or if what has folded
+    /// does: that stays as it was until a rebuild.
+    pub(crate) fn touch_users(&mut self, needs: &Needs, discounted: bool) -> bool {
+        let contents = self.seconds().filter_map(|step| step.after.valued.content.as_deref());
+        let any = contents.into_iter().any(|content| rests_on(content, needs, discounted).next().is_some());
         if any {
             self.touch(EventTime::MIN, EventTime::from_micros(i64::MAX));
         }
-        any
+        any || self.folded_content().is_some_and(|content| rests_on(content, needs, discounted).next().is_some())
+    }
+
+    /// Tells of each corrected fact that what has folded rests on it.
+    pub(crate) fn report_folded(
+        &mut self,
+        needs: &Needs,
+        discounted: bool,
+        appended_at: EventTime,
+        cx: &mut Context<'_>,
+    ) {
+        let Some(content) = self.folded_content() else { return };
+        let corrected: Vec<Arc<str>> = rests_on(content, needs, discounted)
+            .filter(|(_, corrected)| **corrected)
+            .map(|(need, _)| need.object_id().into())
+            .collect();
+        let Some((time, State { event_id: Some(event_id), .. })) = self.base.clone() else { return };
+        for object_id in corrected {
+            self.report(Gap { reason: FOLDED, object_id }, time, appended_at, &event_id, cx);
+        }
+    }
+
+    fn folded_content(&self) -> Option<&Content> {
+        self.base.as_ref().and_then(|(_, state)| state.valued.content.as_deref())
+    }
+
+    /// The last second that has folded.
+    pub(crate) fn folded(&self) -> Option<EventTime> {
+        self.base.as_ref().map(|(time, _)| *time)
     }
 
     /// Whether a change at `time` can still be taken in: the same whether what is out of reach has folded yet or not.
@@ -289,7 +314,9 @@ impl History {
         };
         let keep_from = self.steps.iter().enumerate().position(unfolded).unwrap_or(self.steps.len());
         let opening_waits = self.opening.as_ref().is_some_and(|step| !step.after.valued.needs.is_empty());
-        if keep_from > 0 && !(opening_waits && too_many == 0) {
+        // An earlier snapshot than the first can still come until that is out of reach, and would be the beginning.
+        let begun = self.base.is_some() || self.steps[..keep_from].iter().any(|step| !step.snaps.is_empty());
+        if keep_from > 0 && begun && !(opening_waits && too_many == 0) {
             let opening = self.opening.take();
             for step in opening.as_deref().into_iter().chain(&self.steps[..keep_from]) {
                 for slot in step.slots.iter().filter(|slot| slot.live) {
@@ -325,4 +352,14 @@ impl History {
             }
         }
     }
+}
+
+/// Those of `needs` that a state rests on: its prices, and any discount where it has one.
+fn rests_on<'n>(content: &Content, needs: &'n Needs, discounted: bool) -> impl Iterator<Item = (&'n Need, &'n bool)> {
+    let discounted =
+        discounted || !content.discounts.is_empty() || content.items.iter().any(|item| !item.discounts.is_empty());
+    needs.iter().filter(move |(need, _)| match need {
+        Need::Price(id) => content.items.iter().any(|item| item.price == *id),
+        _ => discounted,
+    })
 }

@@ -24,6 +24,7 @@ mod history;
 pub mod listing;
 mod movements;
 mod order;
+mod own_discounts;
 mod packing;
 mod parts;
 pub mod recognition;
@@ -41,16 +42,14 @@ mod usage;
 mod valuation;
 mod visits;
 
-use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
-};
+use std::{borrow::Cow, collections::BTreeMap};
 
 pub use billing::{MAX_CHARGES_PER_BUCKET, MAX_PARKED_PER_BUCKET, MAX_SEEN};
 pub use catalogue::MAX_PROMOTIONS;
-pub use customer::{MAX_DISCOUNT_CHANGES, MAX_TAX_LINES};
+pub use customer::MAX_TAX_LINES;
 pub use history::{HORIZON_DAYS, MAX_STEPS};
 pub use movements::MAX_FOLDED;
+pub use own_discounts::MAX_DISCOUNT_CHANGES;
 pub use resting::MAX_REPEATS;
 pub use revenue::{MAX_INVOICES, MAX_REFUNDED_PAYMENTS, REMEMBERED_DAYS};
 pub use rows::Delta;
@@ -60,7 +59,7 @@ pub use usage::{MAX_TOLD_LINES, MAX_WAITING_LINES};
 
 use billing::{Parked, payment_ids, payment_key};
 use buckets::Buckets;
-use catalogue::{Lesson, Need, Shelf, Telling};
+use catalogue::{Lesson, Need, Needs, Shelf, Telling};
 use parts::Memo;
 use replay::Context;
 use resting::Scratch;
@@ -223,7 +222,7 @@ impl Ledger {
         arrivals: &[Arrival<'a>],
         visits: &mut Visits<'a>,
         learnt: &mut Learnt<'a>,
-        revised: &mut BTreeMap<&'a Scope, (BTreeSet<Need>, EventTime)>,
+        revised: &mut BTreeMap<&'a Scope, (Needs, EventTime)>,
         delta: &mut Delta,
     ) {
         let Some(Arrival { event: Event { scope, .. }, .. }) = arrivals.first().copied() else { return };
@@ -250,9 +249,9 @@ impl Ledger {
                     visits.remind(scope, customer, appended_at);
                 }
             }
-            for need in lesson.revised {
-                let (needs, newest) = revised.entry(scope).or_insert_with(|| (BTreeSet::new(), appended_at));
-                needs.insert(need);
+            for (need, corrected) in lesson.revised {
+                let (needs, newest) = revised.entry(scope).or_insert_with(|| (Needs::new(), appended_at));
+                *needs.entry(need).or_default() |= corrected;
                 *newest = (*newest).max(appended_at);
             }
             for need in lesson.conflicts {
@@ -333,6 +332,8 @@ impl Ledger {
         let Visits { visits, revised, events, .. } = visits;
         let mut last_scope = None;
         for visit in visits {
+            // What else a customer is told may reach back: nothing folds between a snapshot and that.
+            let only_snapshots = events.of(&visit).all(|brought| brought.sketch.is_some());
             let mut brought = events.of(&visit).peekable();
             let Visit { whom, reminded, .. } = visit;
             let scope = whom.scope;
@@ -344,7 +345,10 @@ impl Ledger {
                 continue;
             };
             let bucket = self.buckets.of_key(whom.key);
-            if reminded.is_none() && bucket.repeat(&whom, &mut brought, self.folding, &mut self.scratch)? {
+            if reminded.is_none()
+                && only_snapshots
+                && bucket.repeat(&whom, &mut brought, self.folding, &mut self.scratch)?
+            {
                 continue;
             }
             let mut cx = Context {
@@ -362,6 +366,7 @@ impl Ledger {
             let mut trigger = reminded;
             if let Some(needs) = revised.get(scope).filter(|_| trigger.is_some()) {
                 state.touch_users(needs);
+                state.report_folded(needs, &mut cx, trigger.unwrap_or(EventTime::MIN));
             }
             for brought in brought {
                 if state.hear(brought, &mut cx) {
@@ -407,8 +412,7 @@ fn payer(object: &Object) -> Option<&CustomerId> {
 fn conflict(need: &Need) -> &'static str {
     match need {
         Need::Price(_) => "price_conflict",
-        Need::Discount(_) => "discount_conflict",
-        Need::Coupon(_) | Need::Promotion(_) => "coupon_conflict",
+        Need::Discount(_) | Need::Coupon(_) | Need::Promotion(_) => "coupon_conflict",
     }
 }
 

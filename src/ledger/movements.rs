@@ -308,7 +308,8 @@ fn put(
     publish(Change { before, after: row_of(held) });
 }
 
-/// Classifies what one instant did to each currency. `instant` is sorted by currency.
+/// Classifies what one instant did to each currency (docs/how-we-count.md "Movements"). `instant` is sorted by
+/// currency.
 fn classify<'a>(
     anchor: EventTime,
     instant: &[Part<'a>],
@@ -349,7 +350,8 @@ fn classify<'a>(
         let all = |causes: fn(&Part<'_>) -> Causes| parts.iter().map(causes).fold(Causes::default(), Causes::union);
         let (up, down) = (all(|part| part.up), all(|part| part.down));
         let mut causes = up.union(down);
-        // Of all that happened, what led this way explains it.
+        // Of all that happened, what led this way explains it: somebody who cancels one subscription and begins a
+        // dearer one did not grow because of the cancellation.
         let towards = if rises { up } else { down };
         let mut cause = if towards.is_empty() { causes.leading() } else { towards.leading() };
         if swap {
@@ -388,7 +390,7 @@ fn movement(
         currency,
         kind: row.kind,
         cause: row.cause,
-        causes: row.causes.iter().collect(),
+        causes: row.causes.led_by(row.cause),
         mrr_before: row.before,
         mrr_after: row.after,
         mrr_delta: Amount::from_micros(row.after.micros() - row.before.micros()),

@@ -98,7 +98,8 @@ const MAX_WALK: usize = 12;
 const MAX_TRIES: u32 = 20_000;
 
 /// The order of `traces` (as indices) after a state with fingerprint `state` (`None`: nothing before). The result does
-/// not depend on the order of the input, except among equal traces.
+/// not depend on the order of the input, except among equal traces (docs/how-we-count.md "Late events, and asking what
+/// was known").
 pub(crate) fn order(state: Option<u64>, traces: &[&Trace]) -> (Vec<usize>, Evidence) {
     let mut indices: Vec<usize> = (0..traces.len()).collect();
     let rank = |index: &usize| (traces[*index].stage, traces[*index].progress);

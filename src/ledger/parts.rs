@@ -19,7 +19,7 @@ use crate::{
     money::{Currency, PeriodAmount, Rational},
     stripe::{
         ids::{CouponId, DiscountId, PriceId, ProductId, SubscriptionItemId},
-        types::{CouponDuration, Interval, Tier, TiersMode, TransformQuantity},
+        types::{Coupon, CouponDuration, Interval, Tier, TiersMode, TransformQuantity},
     },
     time::EventTime,
 };
@@ -39,8 +39,18 @@ pub(crate) struct Part {
     pub(crate) tax: Tax,
     /// In the order in which Stripe applies them: the item's own, then those it shares with the other items.
     pub(crate) discounts: Vec<PartDiscount>,
+    /// When what is known of the price changes by itself.
+    pub(crate) valid_until: Option<EventTime>,
     /// When the record that completed the price was appended.
     pub(crate) known_at: EventTime,
+}
+
+impl Part {
+    /// When the last record was appended that any of it rests on.
+    pub(crate) fn rests_on_all_by(&self) -> EventTime {
+        let discounts = self.discounts.iter().filter_map(|discount| discount.terms.as_ref().ok());
+        discounts.map(|terms| terms.known_at).fold(self.known_at, EventTime::max)
+    }
 }
 
 /// What of an amount is tax.
@@ -203,6 +213,7 @@ fn part(
     let price = known.map(|known| &known.value.price);
     // The currency an item is billed in: its subscription's, else its price's.
     let currency = content.currency.or_else(|| price?.currency);
+    let (tax_inclusive, valid_until) = known.map_or((None, None), |known| known.value.tax_inclusive(time));
     let own = item.discounts.iter().map(|id| (Level::Item, id));
     let discounts = own.chain(shared.ids.iter().map(|id| (shared.level, id)));
     Part {
@@ -214,10 +225,11 @@ fn part(
         metered: price.is_some_and(|price| price.metered),
         quantity: item.quantity.clone(),
         list: list(item, known, currency, time, memo),
-        tax: tax(item, price.and_then(|price| price.tax_inclusive), net_share),
+        tax: tax(item, tax_inclusive, net_share),
         discounts: discounts
-            .map(|(level, id)| PartDiscount { level, id: id.clone(), terms: terms(id, currency, shelf) })
+            .map(|(level, id)| PartDiscount { level, id: id.clone(), terms: terms(id, currency, time, shelf) })
             .collect(),
+        valid_until,
         known_at: known.map_or(EventTime::MIN, |known| known.at),
     }
 }
@@ -235,30 +247,25 @@ fn tax(item: &Item, tax_inclusive: Option<bool>, net_share: &impl Fn(&Subscripti
     net_share(&item.id).map_or(Tax::Unknown, Tax::Inclusive)
 }
 
-fn terms(id: &DiscountId, currency: Option<Currency>, shelf: &Shelf) -> Result<Terms, Need> {
-    let discount = shelf.discount(id).ok_or_else(|| Need::Discount(id.clone()))?;
-    let facts = &discount.value;
-    coupon_terms(&facts.coupon, (facts.start, facts.end), discount.at, currency, shelf)
+fn terms(id: &DiscountId, currency: Option<Currency>, time: EventTime, shelf: &Shelf) -> Result<Terms, Need> {
+    let facts = shelf.discount(id, time).ok_or_else(|| Need::Discount(id.clone()))?;
+    let coupon = shelf.coupon_of(facts).ok_or_else(|| Need::Coupon(facts.coupon.clone()))?;
+    Ok(coupon_terms(coupon, (facts.start, facts.end), facts.known_at, currency))
 }
 
 /// What a coupon takes off an item in `currency`, from its start to its end; `known_at` is when that was appended.
-///
-/// # Errors
-/// The coupon, while it is not known.
 pub(crate) fn coupon_terms(
-    coupon: &CouponId,
+    coupon: &Known<Coupon>,
     (start, end): (Option<EventTime>, Option<EventTime>),
     known_at: EventTime,
     currency: Option<Currency>,
-    shelf: &Shelf,
-) -> Result<Terms, Need> {
-    let known = shelf.coupon(coupon).ok_or_else(|| Need::Coupon(coupon.clone()))?;
-    let facts = &known.value;
+) -> Terms {
+    let facts = &coupon.value;
     let amount_off = match &facts.amount_off {
         Some(amount) if facts.currency == currency => Some(amount),
         _ => currency.and_then(|currency| facts.currency_options.get(&currency)),
     };
-    Ok(Terms {
+    Terms {
         coupon: facts.id.clone(),
         duration: facts.duration.clone(),
         percent_off: facts.percent_off.clone(),
@@ -266,8 +273,8 @@ pub(crate) fn coupon_terms(
         applies_to: facts.applies_to.clone(),
         start,
         end,
-        known_at: known_at.max(known.at),
-    })
+        known_at: known_at.max(coupon.at),
+    }
 }
 
 fn list(

@@ -12,6 +12,7 @@ use super::{
     hash::short,
     history::{History, Shown, Snap, State, Step},
     order::{self, Evidence, Stage, Trace},
+    own_discounts::Reach,
     parts::{self, Memo, Part, Shared},
     rows::{Delta, LedgerGap, flag},
     rules::{BackdatedStart, Rules},
@@ -35,17 +36,17 @@ pub(crate) trait Surroundings {
     /// When the customer was deleted: time, append time, event.
     fn deleted(&self) -> Option<(EventTime, EventTime, &EventId)>;
     /// The customer's own discounts at a time.
-    fn discounts_at(&self, time: EventTime) -> Vec<DiscountId>;
+    fn discounts_at(&self, time: EventTime, reach: Reach<'_>) -> Vec<DiscountId>;
     /// The share of an item's amount that is not inclusive tax, as its last invoice line before a time told.
     fn net_share_at(&self, item: &SubscriptionItemId, time: EventTime) -> Option<Rational>;
     /// Whether nothing of the customer ever changed what its subscriptions are worth.
     fn is_plain(&self) -> bool;
     /// The events that changed the customer at exactly this time, with their append times.
-    fn changes_at(&self, time: EventTime) -> Vec<(EventTime, &EventId)>;
+    fn changes_at(&self, time: EventTime, reach: Reach<'_>) -> Vec<(EventTime, &EventId)>;
     /// When the last was appended of the changes up to a time: all that its subscriptions are worth then rests on them.
-    fn known_by(&self, time: EventTime) -> EventTime;
+    fn known_by(&self, time: EventTime, reach: Reach<'_>) -> EventTime;
     /// All times at which it changed.
-    fn change_times(&self) -> Vec<EventTime>;
+    fn change_times(&self, reach: Reach<'_>) -> Vec<EventTime>;
 }
 
 /// What a replay works with.
@@ -71,14 +72,20 @@ impl History {
         cx: &mut Context<'_>,
     ) -> Option<EventTime> {
         let (from, to) = self.dirty.take()?;
-        let from = self.place_marks(around).map_or(from, |placed| placed.min(from));
+        let from = self.place_marks(around, cx.shelf).map_or(from, |placed| placed.min(from));
         let mut index = self.steps.partition_point(|step| step.time < from);
+        // What lies before the first snapshot rests on it.
+        if self.base.is_none() && self.steps[..index].iter().all(|step| step.snaps.is_empty()) {
+            index = 0;
+        }
         let mut written = None;
         let mut state = match (index.checked_sub(1), &self.base) {
             (Some(before), _) => self.steps[before].after.clone(),
             (None, Some((_, state))) => state.clone(),
             (None, None) => {
                 written = self.replay_opening(id, around, cx);
+                // What changed between that and the first snapshot.
+                self.place_marks(around, cx.shelf);
                 self.opening.as_ref().map(|opening| opening.after.clone()).unwrap_or_default()
             }
         };
@@ -108,10 +115,12 @@ impl History {
     }
 
     /// Puts an empty second wherever the customer changed, so that the value is worked out there; the first one added.
-    fn place_marks(&mut self, around: &dyn Surroundings) -> Option<EventTime> {
-        let first = self.base.as_ref().map(|(time, _)| *time).or(self.steps.first().map(|step| step.time))?;
+    fn place_marks(&mut self, around: &dyn Surroundings, shelf: &Shelf) -> Option<EventTime> {
+        let imported = self.opening.as_ref().filter(|_| !self.creation_seen).map(|step| step.time);
+        let first = self.steps.iter().find(|step| !step.snaps.is_empty()).map(|step| step.time);
+        let first = self.base.as_ref().map(|(time, _)| *time).or(imported).or(first)?;
         let mut added: Option<EventTime> = None;
-        for time in around.change_times() {
+        for time in around.change_times(Reach { shelf, folded: self.folded() }) {
             let position = self.steps.partition_point(|step| step.time < time);
             if time > first && self.steps.get(position).is_none_or(|step| step.time != time) {
                 content::insert_tight(&mut self.steps, position, Step { time, ..Step::default() });
@@ -135,11 +144,19 @@ impl History {
         let first = self.steps.iter().find(|step| !step.snaps.is_empty()).filter(|_| imported || backdated);
         let found = first.map(|step| {
             let (order, _) = in_order(None, &step.snaps);
-            let snap = &step.snaps[order[0]];
+            // What was created in a second is what it was at its end: that is the state that is shown of it.
+            let snap = &step.snaps[if imported { order[0] } else { order[order.len() - 1] }];
             let content = Arc::clone(snap.before.as_ref().filter(|_| imported).unwrap_or(&snap.content));
-            let print = if imported { snap.trace.before.unwrap_or(snap.trace.print) } else { snap.trace.print };
+            let print = imported.then(|| snap.trace.before.unwrap_or(snap.trace.print));
             let time = if imported { opening_time(&content, step.time) } else { content.started.unwrap_or(step.time) };
-            (time, step.time, content, print, snap.appended_at.max(around.known_by(time)), snap.id.clone())
+            // What is backdated is valued as it was when it was created.
+            let seen = if imported { time } else { step.time };
+            let ends = around.deleted().is_some_and(|(deleted, ..)| deleted <= step.time)
+                || step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
+            let known_by = around.known_by(seen, Reach { shelf: cx.shelf, folded: None });
+            let heard = step.snaps.iter().map(|snap| snap.appended_at).filter(|_| !imported).max();
+            let known_at = known_by.max(snap.appended_at).max(heard.unwrap_or(known_by));
+            (time, step.time, seen, content, ends && !imported, print, known_at, snap.id.clone())
         });
         let found = found.filter(|(time, first, ..)| imported || time < first);
         let mut written = None;
@@ -164,17 +181,18 @@ impl History {
             }
             (None, _) => Box::default(),
         };
-        let Some((time, _, content, print, known_at, event_id)) = found else {
+        let Some((time, _, seen, content, ends, print, known_at, event_id)) = found else {
             return written;
         };
         step.time = time;
-        let ended = matches!(content.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
-        let (mut valued, parts) = self.value(&content, ended, time, known_at, &event_id, around, cx);
+        let ended =
+            ends || matches!(content.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
+        let (mut valued, parts) = self.value(&content, ended, (seen, time), known_at, &event_id, around, cx);
         if !imported {
             // Whose states are shown is not a matter of rules: they begin with the creation.
             Arc::make_mut(&mut valued).prints.clear();
         }
-        let after = State { valued, print: Some(print), known_at, event_id: Some(event_id.clone()) };
+        let after = State { valued, print, known_at, event_id: Some(event_id.clone()) };
         let events = [event_id];
         let before = State::default();
         let kind = if imported { Kind::Imported } else { Kind::Backdated };
@@ -195,22 +213,24 @@ impl History {
         let (order, evidence) = in_order(before.print, &step.snaps);
         let last = order.last().map(|index| &step.snaps[*index]);
         let Some(content) = last.map(|snap| &snap.content).or(before.valued.content.as_ref()) else {
-            let changed = step.after != State::default();
-            step.after = State::default();
-            return Wrote { entries: None, state: changed };
+            // Before the beginning, now that it is known: what was written of it goes.
+            let nothing = State::default();
+            return self.write(step, before, nothing, None, &[], Kind::Second, Evidence::Alone, id, around, cx);
         };
         let deleted = around.deleted().filter(|(time, ..)| *time <= step.time);
         let ended = before.valued.ended
             || deleted.is_some()
             || step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
+        let reach = Reach { shelf: cx.shelf, folded: self.folded() };
+        let around_here = around.changes_at(step.time, reach);
         let mut known_at = step.snaps.iter().map(|snap| snap.appended_at).max().unwrap_or(before.known_at);
-        if step.snaps.is_empty() && around.changes_at(step.time).is_empty() {
+        if step.snaps.is_empty() && around_here.is_empty() {
             // The end of a discount is known when the clock has reached it.
             let first_known = if step.after == State::default() { cx.trigger } else { step.after.known_at };
             known_at = known_at.max(first_known);
         }
         let mut events: Vec<EventId> = order.iter().map(|index| step.snaps[*index].id.clone()).collect();
-        for (appended_at, event) in around.changes_at(step.time) {
+        for (appended_at, event) in around_here {
             known_at = known_at.max(appended_at);
             events.push(event.clone());
         }
@@ -233,8 +253,8 @@ impl History {
         let (valued, parts) = if unchanged {
             (Arc::clone(&before.valued), None)
         } else {
-            known_at = known_at.max(around.known_by(step.time));
-            let (valued, parts) = self.value(&content, ended, step.time, known_at, &event_id, around, cx);
+            known_at = known_at.max(around.known_by(step.time, reach));
+            let (valued, parts) = self.value(&content, ended, (step.time, step.time), known_at, &event_id, around, cx);
             (valued, Some(parts))
         };
         if evidence == Evidence::Arbitrary {
@@ -245,19 +265,20 @@ impl History {
         self.write(step, before, after, parts.as_deref(), &events, Kind::Second, evidence, id, around, cx)
     }
 
+    /// The value at `time` of a state as it was `seen`.
     #[allow(clippy::too_many_arguments, reason = "the whole of a state")]
     fn value(
         &mut self,
         content: &Arc<Content>,
         ended: bool,
-        time: EventTime,
+        (seen, time): (EventTime, EventTime),
         known_at: EventTime,
         event_id: &EventId,
         around: &dyn Surroundings,
         cx: &mut Context<'_>,
     ) -> (Arc<Valued>, Vec<Part>) {
         let mut gaps = Vec::new();
-        let parts = parts_at(content, time, around, cx);
+        let parts = parts_at(content, seen, self.folded(), around, cx);
         let prints = parts.iter().map(|part| (part.item.clone(), parts::print(content, ended, part))).collect();
         let valued = valuation::value(content, ended, &parts, prints, time, cx.rules, &mut gaps);
         for need in &valued.needs {
@@ -269,7 +290,14 @@ impl History {
         (Arc::new(valued), parts)
     }
 
-    fn report(&mut self, gap: Gap, time: EventTime, known_at: EventTime, event_id: &EventId, cx: &mut Context<'_>) {
+    pub(super) fn report(
+        &mut self,
+        gap: Gap,
+        time: EventTime,
+        known_at: EventTime,
+        event_id: &EventId,
+        cx: &mut Context<'_>,
+    ) {
         let print = short(&[gap.reason, &gap.object_id]);
         if self.gaps.contains(&print) {
             return;
@@ -316,7 +344,8 @@ impl History {
             wrote.entries = written.then_some(step.time);
         }
         if !(same && step.shown.is_empty()) {
-            show(step, before, &after, parts, kind == Kind::Imported, evidence, id, around, cx);
+            // Before the log only what was imported has states, be it that they no longer hold.
+            show(step, before, &after, parts, self.folded(), kind != Kind::Second, evidence, id, around, cx);
         }
         step.after = after;
         wrote
@@ -363,7 +392,8 @@ fn in_order(before: Option<u64>, snaps: &[Snap]) -> (Vec<usize>, Evidence) {
     }
 }
 
-/// When the value before the first snapshot began: at the start, or at the end of a trial that was over by then.
+/// When the value before the first snapshot began: at the start, or at the end of a trial that was over by then
+/// (docs/how-we-count.md "Movements", `imported`).
 fn opening_time(content: &Content, first: EventTime) -> EventTime {
     let trial_end = content.trial_end.filter(|end| *end <= first);
     content.started.max(trial_end).map_or(first, |time| time.min(first))
@@ -374,8 +404,14 @@ fn place<'a>(cx: &Context<'a>, subscription: &'a SubscriptionId, time: EventTime
 }
 
 /// The parts of a state at a time.
-fn parts_at(content: &Content, time: EventTime, around: &dyn Surroundings, cx: &mut Context<'_>) -> Vec<Part> {
-    let discounts = around.discounts_at(time);
+fn parts_at(
+    content: &Content,
+    time: EventTime,
+    folded: Option<EventTime>,
+    around: &dyn Surroundings,
+    cx: &mut Context<'_>,
+) -> Vec<Part> {
+    let discounts = around.discounts_at(time, Reach { shelf: cx.shelf, folded });
     let shared = Shared::of(content, &discounts);
     parts::of(content, shared, cx.shelf, time, |item| around.net_share_at(item, time), cx.memo)
 }
@@ -387,6 +423,7 @@ fn show(
     before: &State,
     after: &State,
     parts: Option<&[Part]>,
+    folded: Option<EventTime>,
     opening: bool,
     evidence: Evidence,
     id: &SubscriptionId,
@@ -423,7 +460,7 @@ fn show(
         let parts = match parts {
             Some(parts) if std::ptr::eq(source, after) => parts,
             _ => {
-                worked_out = parts_at(&content, step.time, around, cx);
+                worked_out = parts_at(&content, step.time, folded, around, cx);
                 &worked_out
             }
         };

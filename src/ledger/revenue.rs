@@ -178,13 +178,17 @@ impl Books {
                     heard.gap("invoice_forgotten", id.as_str());
                     return;
                 }
-                let truncated = self.change(key, heard, |bill| {
+                let (truncated, unvalued) = self.change(key, heard, |bill| {
                     let first = bill.lines.is_empty();
                     bill.take(invoice, event.created);
-                    first && bill.truncated
+                    let first = first && !bill.lines.is_empty();
+                    (first && bill.truncated, first && bill.currency.is_none())
                 });
                 if truncated {
                     heard.gap("invoice_lines_truncated", id.as_str());
+                }
+                if unvalued {
+                    heard.gap("currency_unknown", id.as_str());
                 }
                 self.forget(method, folding);
             }

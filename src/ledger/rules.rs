@@ -178,13 +178,15 @@ impl Rules {
         }
     }
 
-    /// Whether a subscription of this status counts. A value that Stripe adds later does not.
+    /// Whether a subscription of this status counts (docs/how-we-count.md "What counts"; Stripe's "Billing metric
+    /// definitions", "Active subscribers"). A value that Stripe adds later does not.
     #[must_use]
     pub fn counts_status(&self, status: &SubscriptionStatus) -> bool {
         matches!(status, SubscriptionStatus::Active | SubscriptionStatus::PastDue)
     }
 
-    /// Whether a coupon of this class is taken off. One whose class is not known is not.
+    /// Whether a coupon of this class is taken off (docs/how-we-count.md "The profiles side by side"; Stripe's "Impact
+    /// of discounts and coupons"). One whose class is not known is not.
     #[must_use]
     pub fn subtracts(&self, duration: &CouponDuration) -> bool {
         match duration {

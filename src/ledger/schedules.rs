@@ -292,18 +292,25 @@ fn discount(
     shelf: &Shelf,
 ) -> Option<PartDiscount> {
     let unknown = |id: &str, need: Need| Some(PartDiscount { level, id: id.into(), terms: Err(need) });
-    let (id, coupon, from, known_at) = match (&discount.coupon, &discount.discount, &discount.promotion_code) {
-        (Some(coupon), ..) => (coupon.id().as_str().into(), coupon.id(), (None, None), EventTime::MIN),
-        (None, Some(id), _) => match shelf.discount(id) {
-            Some(known) => (id.clone(), &known.value.coupon, (known.value.start, known.value.end), known.at),
+    let (id, coupon, known_at) = match (&discount.coupon, &discount.discount, &discount.promotion_code) {
+        (Some(coupon), ..) => (coupon.id().as_str().into(), coupon.id(), EventTime::MIN),
+        (None, Some(id), _) => match shelf.discount(id, shelf.now()) {
+            Some(facts) => {
+                if let Some(coupon) = shelf.coupon_of(facts) {
+                    let terms = parts::coupon_terms(coupon, (facts.start, facts.end), facts.known_at, currency);
+                    return Some(PartDiscount { level, id: id.clone(), terms: Ok(terms) });
+                }
+                return unknown(id.as_str(), Need::Coupon(facts.coupon.clone()));
+            }
             None => return unknown(id.as_str(), Need::Discount(id.clone())),
         },
         (None, None, Some(code)) => match shelf.promotion(code) {
-            Some((coupon, at)) => (code.as_str().into(), coupon, (None, None), *at),
+            Some((coupon, at)) => (code.as_str().into(), coupon, *at),
             None => return unknown(code, Need::Promotion(code.as_str().into())),
         },
         (None, None, None) => return None,
     };
-    let terms = parts::coupon_terms(coupon, from, known_at, currency, shelf);
+    let terms = shelf.coupon(coupon).map(|coupon| parts::coupon_terms(coupon, (None, None), known_at, currency));
+    let terms = terms.ok_or_else(|| Need::Coupon(coupon.clone()));
     Some(PartDiscount { level, id, terms })
 }

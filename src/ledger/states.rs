@@ -45,7 +45,7 @@ impl Row<'_> {
         ItemState {
             scope: self.scope.clone(),
             valid_from: self.time,
-            known_at: self.known_at.max(part.known_at),
+            known_at: self.known_at.max(part.rests_on_all_by()),
             customer_id: self.customer.clone(),
             subscription_id: self.subscription.clone(),
             subscription_item_id: part.item.clone(),
@@ -149,6 +149,7 @@ impl ItemState {
                 None => Tax::Exclusive,
             },
             discounts: self.discounts.iter().map(|discount| self.discount(discount)).collect(),
+            valid_until: None,
             known_at: self.known_at,
         }
     }

@@ -157,6 +157,7 @@ pub(crate) fn value(
     if content.items_truncated {
         gaps.push(Gap { reason: "items_truncated", object_id: first_item(content) });
     }
+    valued.valid_until = parts.iter().filter_map(|part| part.valid_until).min();
     valued.values.reserve_exact(parts.len());
     let mut counted = Vec::with_capacity(parts.len());
     for part in parts.iter().filter(|part| !part.metered) {
@@ -250,12 +251,12 @@ fn subtract(valued: &mut Valued, counted: &[&Part], time: EventTime, rules: &Rul
             gaps.push(gap);
         }
     }
-    valued.valid_until = outcome.valid_until;
+    valued.valid_until = valued.valid_until.into_iter().chain(outcome.valid_until).min();
     let mut prints = vec![None::<Fingerprint>; lines.len()];
     let mut known_at = vec![EventTime::MIN; lines.len()];
-    for Taken { id, known_at: at, lines: taken } in &outcome.taken {
+    for Taken { id, coupon, known_at: at, lines: taken } in &outcome.taken {
         for index in taken {
-            prints[*index].get_or_insert_with(Fingerprint::new).text(id.as_str());
+            prints[*index].get_or_insert_with(Fingerprint::new).text(id.as_str()).text(coupon.as_str());
             known_at[*index] = known_at[*index].max(*at);
         }
     }
@@ -273,7 +274,8 @@ fn subtract(valued: &mut Valued, counted: &[&Part], time: EventTime, rules: &Rul
     }
 }
 
-/// A subscription is never worth less than nothing, though an item may be: credits shrink until the sum is 0.
+/// A subscription is never worth less than nothing, though an item may be: credits shrink until the sum is 0
+/// (docs/how-we-count.md "Discounts").
 fn floor_at_zero(values: &mut [Value]) {
     if !values.iter().any(|value| value.mrr.micros().is_negative()) {
         return;

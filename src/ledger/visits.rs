@@ -2,10 +2,10 @@
 
 use std::{
     borrow::Cow,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
 };
 
-use super::{Arrival, Ledger, catalogue::Need, hash::QuickHash, resting::Sketch};
+use super::{Arrival, Ledger, catalogue::Needs, hash::QuickHash, resting::Sketch};
 use crate::{
     stripe::{
         ids::CustomerId,
@@ -62,7 +62,7 @@ pub(crate) struct Visit<'a> {
 }
 
 /// What is known otherwise than before, by account and mode.
-pub(crate) type Revised<'a> = BTreeMap<&'a Scope, BTreeSet<Need>>;
+pub(crate) type Revised<'a> = BTreeMap<&'a Scope, Needs>;
 
 /// The visits of a batch, in the order in which it first concerns their customers.
 pub(crate) struct Visits<'a> {
@@ -118,7 +118,7 @@ impl<'a> Visits<'a> {
     }
 
     /// Notes that `needs` are known otherwise than before.
-    pub(crate) fn revise(&mut self, scope: &'a Scope, needs: BTreeSet<Need>) {
+    pub(crate) fn revise(&mut self, scope: &'a Scope, needs: Needs) {
         self.revised.insert(scope, needs);
     }
 

@@ -1,5 +1,5 @@
-//! docs/how-we-count.md says what the program does: the profiles setting by setting, the statuses, the causes, and that
-//! every worked case is a test.
+//! docs/how-we-count.md says what the program does: the profiles setting by setting, the statuses, the causes, what was
+//! known of a late event when, and that every worked case and every property is a test.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,9 +9,15 @@ use std::{
 
 use serde_json::Value;
 use tributary::{
-    ledger::{Profile, Rules, rows::Cause},
+    ledger::{
+        Arrival, Ledger, Profile, Rules, review,
+        rows::{Cause, LedgerEntry},
+    },
     stripe::types::SubscriptionStatus,
+    time::EventTime,
 };
+
+use crate::ledger::book::{DAY, Script, at, item, monthly, subscription};
 
 fn here(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -148,11 +154,16 @@ fn tests(dir: &Path, found: &mut BTreeMap<String, PathBuf>) {
     }
 }
 
-#[test]
-fn every_worked_case_is_a_test_and_every_test_of_one_is_on_the_page() {
+fn all_tests() -> BTreeMap<String, PathBuf> {
     let mut found = BTreeMap::new();
     tests(&here("tests/it"), &mut found);
     tests(&here("src"), &mut found);
+    found
+}
+
+#[test]
+fn every_worked_case_is_a_test_and_every_test_of_one_is_on_the_page() {
+    let found = all_tests();
     let rows = table("Worked cases");
     let named: BTreeSet<String> = rows.iter().map(|row| word(&row[2]).to_owned()).collect();
     let missing: Vec<_> = named.iter().filter(|name| !found.contains_key(*name)).collect();
@@ -160,4 +171,67 @@ fn every_worked_case_is_a_test_and_every_test_of_one_is_on_the_page() {
     let cases = found.iter().filter(|(_, file)| file.ends_with("ledger/cases.rs")).map(|(name, _)| name);
     let unlisted: Vec<_> = cases.filter(|name| !named.contains(*name)).collect();
     assert!(unlisted.is_empty(), "these worked cases are not on the page: {unlisted:?}");
+}
+
+/// The tests that a cell names.
+fn named(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+#[test]
+fn every_property_is_a_test_and_every_property_test_of_the_ledger_is_on_the_page() {
+    let found = all_tests();
+    let rows = table("Properties");
+    let mut on_the_page = BTreeSet::new();
+    for row in &rows {
+        assert!(named(&row[1]).next().is_some(), "no test proves that {}", row[0]);
+        for test in named(&row[1]) {
+            assert!(found.contains_key(test), "{}: there is no test {test}", row[0]);
+            on_the_page.insert(test);
+        }
+    }
+    // A test between the braces of `proptest!` is indented.
+    let is_property = |name: &str, file: &Path| {
+        let text = fs::read_to_string(file).unwrap();
+        text.contains("proptest!") && text.contains(&format!("\n    fn {name}("))
+    };
+    let of_ledger = found.iter().filter(|(_, file)| file.starts_with(here("tests/it/ledger")));
+    let properties = of_ledger.filter(|(name, file)| is_property(name, file)).map(|(name, _)| name.as_str());
+    let unlisted: Vec<_> = properties.filter(|name| !on_the_page.contains(name)).collect();
+    assert!(unlisted.is_empty(), "these properties are not on the page: {unlisted:?}");
+}
+
+/// The dollars a month that the ledger's rows make at the end of 2 March.
+fn dollars(rows: &[LedgerEntry]) -> String {
+    let end = at(61 * DAY);
+    let rows: Vec<LedgerEntry> = rows.iter().filter(|row| row.event_time < end).cloned().collect();
+    let movements = review::movements(&rows, &Rules::default()).unwrap();
+    let after = movements.last().map(|movement| movement.mrr_after.to_string()).unwrap_or_default();
+    format!("${}", after.trim_end_matches('0').trim_end_matches('.'))
+}
+
+#[test]
+fn what_the_page_says_of_anas_late_event_is_what_the_ledger_says() {
+    let seats = |seats| {
+        let mut ana = subscription("sub_ana", "cus_ana", &monthly("p", 2_900));
+        ana.items = vec![item("si_ana", &monthly("p", 2_900), seats)];
+        ana
+    };
+    let mut script = Script::default();
+    // Day 60 of the year is 2 March.
+    script.created(10 * DAY, &seats(1)).updated(60 * DAY + 3_600, &seats(2));
+    let mut ledger = Ledger::new(Rules::default());
+    let mut rows: Vec<LedgerEntry> = Vec::new();
+    for (event, arrives) in script.events.iter().zip([10 * DAY + 1, 63 * DAY]) {
+        let delta = ledger.apply(&[Arrival { event, appended_at: at(arrives) }]).unwrap();
+        rows.extend(delta.entries);
+    }
+    let known_at =
+        |moment: EventTime| -> Vec<LedgerEntry> { rows.iter().filter(|row| row.known_at <= moment).cloned().collect() };
+    let on_3_march = known_at(at(62 * DAY - 1));
+    // All that was known by then is of days before 3 March, so that the last two questions have one answer.
+    let answers = [dollars(&rows), dollars(&on_3_march), dollars(&on_3_march)];
+    let page: Vec<String> =
+        table("Late events, and asking what was known").into_iter().map(|row| row[1].clone()).collect();
+    assert_eq!(page, answers);
 }

@@ -2,13 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod book;
+mod arrival;
+pub(crate) mod book;
 mod cases;
 mod catalogue;
+mod examples;
+mod histories;
 mod life;
 mod money_events;
+mod profiles;
 mod properties;
 mod recognition;
 mod rules;
 mod schedules;
+mod sums;
 mod usage;
+mod versions;

@@ -13,16 +13,20 @@ pub(crate) struct Origin {
     pub(crate) provenance: Provenance,
     /// When it was said: an event's time, a snapshot's or a file's as-of time.
     pub(crate) time: EventTime,
+    /// The end of its event's id, which tells events of one second apart.
+    tail: u64,
 }
 
 impl Origin {
     /// Whether what is said here replaces another value said by `held`: a better source does, and a later file corrects
-    /// an earlier one. What two events or two snapshots contradict each other in cannot change in Stripe, so the first
-    /// stands.
+    /// an earlier one. What two events or two snapshots contradict each other in cannot change in Stripe, so what was
+    /// said first stands, whichever arrives first (docs/how-we-count.md "Prices by reference").
     pub(crate) fn beats(self, held: Self) -> bool {
+        let (this, other) = ((self.time, self.tail), (held.time, held.tail));
         match self.provenance.cmp(&held.provenance) {
             std::cmp::Ordering::Greater => true,
-            std::cmp::Ordering::Equal => self.provenance == Provenance::File && self.time > held.time,
+            std::cmp::Ordering::Equal if self.provenance == Provenance::File => this > other,
+            std::cmp::Ordering::Equal => this < other,
             std::cmp::Ordering::Less => false,
         }
     }
@@ -55,8 +59,16 @@ pub(crate) struct Telling {
 
 impl Telling {
     pub(crate) fn of(event: &Event, at: EventTime) -> Self {
-        let origin = Origin { provenance: event.provenance(), time: event.created };
+        let id = event.id.as_str().as_bytes();
+        let tail = id[id.len().saturating_sub(8)..].iter().fold(0, |tail, byte| (tail << 8) | u64::from(*byte));
+        let origin = Origin { provenance: event.provenance(), time: event.created, tail };
         Self { at, origin, ends: event.is_deletion() }
+    }
+
+    /// Of what held right before.
+    pub(crate) fn before(&self) -> Self {
+        let time = EventTime::from_micros(self.origin.time.micros().saturating_sub(1));
+        Self { origin: Origin { time, ..self.origin }, ..*self }
     }
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::origin::{Origin, Said, Telling};
+use super::{
+    dated::{Dated, Told},
+    origin::{Origin, Said, Telling},
+};
 use crate::{
     ledger::listing::PriceRow,
     money::{Currency, Rational},
@@ -27,6 +30,14 @@ enum Fact {
 
 const FACTS: usize = 8;
 
+/// Unit amounts in another currency.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Options {
+    /// Only files have told them.
+    from_file: bool,
+    amounts: Dated<Rational>,
+}
+
 /// What can change of a price.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
 struct Label {
@@ -38,8 +49,9 @@ struct Label {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub(crate) struct PriceFacts {
     pub(crate) price: Price,
-    /// Unit amounts in other currencies: from when, and how much.
-    options: BTreeMap<Currency, Vec<(EventTime, Rational)>>,
+    options: BTreeMap<Currency, Options>,
+    /// When an event told that whether amounts include tax was open until then.
+    tax_since: Option<EventTime>,
     origins: [Option<Origin>; FACTS],
     label: Said<Label>,
     /// When the log took in what the label says.
@@ -53,6 +65,8 @@ pub(crate) struct Taken {
     pub(crate) filled: bool,
     /// Something that values may rest on is known otherwise.
     pub(crate) revised: bool,
+    /// A better source has replaced what was known.
+    pub(crate) corrected: bool,
     /// The body contradicts what is, or was, known.
     pub(crate) contradicted: bool,
 }
@@ -63,6 +77,7 @@ impl PriceFacts {
         let mut facts = Self {
             price: Price::bare(price.id.clone()),
             options: BTreeMap::new(),
+            tax_since: None,
             origins: [None; FACTS],
             label: Said::of(label(price, telling, &Label::default()), telling.origin),
             label_at: telling.at,
@@ -76,9 +91,25 @@ impl PriceFacts {
         if self.price.currency == Some(currency) {
             return self.price.unit_amount.as_ref();
         }
-        let dated = self.options.get(&currency)?;
-        let after = dated.partition_point(|(from, _)| *from <= time);
-        dated.get(after.saturating_sub(1)).map(|(_, amount)| amount)
+        self.options.get(&currency)?.amounts.at(time)
+    }
+
+    /// Whether amounts include tax, as it held at `time`, and when that changes.
+    pub(crate) fn tax_inclusive(&self, time: EventTime) -> (Option<bool>, Option<EventTime>) {
+        match self.tax_since.filter(|since| time < *since) {
+            Some(since) => (None, Some(since)),
+            None => (self.price.tax_inclusive, None),
+        }
+    }
+
+    /// Takes note that until `time` it was open whether amounts include tax: Stripe lets that be said once, and it is
+    /// so from then on (docs.stripe.com/api/prices/object, `tax_behavior`). True if that is news.
+    pub(crate) fn taxed_since(&mut self, time: EventTime) -> bool {
+        let news = self.tax_since.is_none_or(|since| time < since);
+        if news {
+            self.tax_since = Some(time);
+        }
+        news
     }
 
     /// Whether a body says nothing that is not known already: the common case, and a cheap one to tell.
@@ -103,7 +134,7 @@ impl PriceFacts {
         (price.active.is_some() || price.nickname.is_some()) && self.label.hear_again(telling.origin)
     }
 
-    /// Takes in a body. One that contradicts an equal or better source is refused whole.
+    /// Takes in a body. One that contradicts a source that it does not beat is refused whole.
     pub(crate) fn take(&mut self, price: &Price, telling: &Telling) -> Taken {
         let mut taken = Taken::default();
         let stands = |fact: Fact| self.origins[fact as usize].is_some_and(|from| !telling.origin.beats(from));
@@ -118,9 +149,20 @@ impl PriceFacts {
         ];
         taken.contradicted = contested.iter().any(|(_, differs)| *differs);
         if contested.iter().any(|(fact, differs)| *differs && stands(*fact)) {
+            // Amounts in other currencies have their own dates: they are no part of what is contradicted.
+            let options = self.take_options(price, telling.origin);
+            (taken.filled, taken.revised) = (options.filled, options.revised);
             return taken;
         }
+        // Had the worse record come second it would have been refused whole, so all that it alone told goes.
+        let refuted: Vec<Origin> = contested
+            .iter()
+            .filter(|(_, differs)| *differs)
+            .filter_map(|(fact, _)| self.origins[*fact as usize])
+            .collect();
         let complete = held.interval.is_some() && (held.unit_amount.is_some() || held.tiers.is_some());
+        taken.corrected = !refuted.is_empty();
+        refuted.into_iter().for_each(|origin| self.forget(origin));
         let mut merge = Merge { origins: &mut self.origins, origin: telling.origin, filled: false, replaced: false };
         let held = &mut self.price;
         merge.fact(Fact::Amount, &mut held.unit_amount, &price.unit_amount);
@@ -136,8 +178,9 @@ impl PriceFacts {
             (held.interval, held.interval_count, held.metered) = (Some(interval), count, metered);
         }
         let Merge { filled, replaced, .. } = merge;
-        taken.filled = filled | self.take_options(price, telling.origin);
-        taken.revised = replaced || (filled && complete);
+        let options = self.take_options(price, telling.origin);
+        taken.filled = filled || options.filled;
+        taken.revised = replaced || taken.corrected || (filled && complete) || options.revised;
         let label = label(price, telling, &self.label.what);
         let before = self.label.what.clone();
         if self.label.hear(label, telling.origin, Label::clone) && self.label.what != before {
@@ -146,25 +189,38 @@ impl PriceFacts {
         taken
     }
 
-    /// Takes in amounts in other currencies; true if any is news. A file only says what nobody else has.
-    fn take_options(&mut self, price: &Price, origin: Origin) -> bool {
-        let mut news = false;
+    /// Forgets what a record told that nobody has told better.
+    fn forget(&mut self, origin: Origin) {
+        let Self { price, origins, .. } = self;
+        let mut told = |fact: Fact| origins[fact as usize].take_if(|from| *from == origin).is_some();
+        price.unit_amount.take_if(|_| told(Fact::Amount));
+        price.currency.take_if(|_| told(Fact::Currency));
+        price.tiers.take_if(|_| told(Fact::Tiers));
+        price.tiers_mode.take_if(|_| told(Fact::TiersMode));
+        price.interval.take_if(|_| told(Fact::Cadence));
+        price.product.take_if(|_| told(Fact::Product));
+        price.transform_quantity.take_if(|_| told(Fact::Packages));
+        price.tax_inclusive.take_if(|_| told(Fact::Tax));
+    }
+
+    /// Takes in amounts in other currencies. A file only says what nobody else has.
+    fn take_options(&mut self, price: &Price, origin: Origin) -> Taken {
+        let mut taken = Taken::default();
+        let from_file = origin.provenance == Provenance::File;
         for (currency, amount) in &price.currency_options {
-            let dated = self.options.entry(*currency).or_default();
-            if origin.provenance == Provenance::File && !dated.is_empty() {
+            let held = self.options.get_mut(currency).filter(|held| from_file || !held.from_file);
+            let Some(held) = held else {
+                let amounts = Dated::new(origin.time, amount.clone());
+                let before = self.options.insert(*currency, Options { from_file, amounts });
+                taken.filled = true;
+                taken.revised |= before.is_some_and(|file| file.amounts.iter().any(|(_, held)| held != amount));
                 continue;
-            }
-            let at = dated.partition_point(|(from, _)| *from <= origin.time);
-            if at.checked_sub(1).and_then(|before| dated.get(before)).is_none_or(|(_, held)| held != amount) {
-                // The same amount known from a later date is only known for longer.
-                match dated.get_mut(at).filter(|(_, held)| held == amount) {
-                    Some(later) => later.0 = origin.time,
-                    None => dated.insert(at, (origin.time, amount.clone())),
-                }
-                news = true;
+            };
+            if held.from_file == from_file && held.amounts.tell(origin.time, amount.clone()) == Told::Otherwise {
+                (taken.filled, taken.revised) = (true, true);
             }
         }
-        news
+        taken
     }
 
     /// The price as the table lists it.
@@ -178,10 +234,17 @@ impl PriceFacts {
                 nickname: self.label.what.nickname.clone(),
                 ..self.price.clone()
             },
-            options: self.options.clone(),
+            options: self.options.iter().map(|(currency, held)| (*currency, held.listed())).collect(),
             provenance: origin.provenance,
             known_at: at.max(self.label_at),
         }
+    }
+}
+
+impl Options {
+    /// From when, and how much.
+    fn listed(&self) -> Vec<(EventTime, Rational)> {
+        self.amounts.iter().map(|(from, amount)| (from, amount.clone())).collect()
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) struct RawRates<'a> {
     rates: Pairs<'a, Decimal<'a>>,
 }
 
-/// Reads the rates of a day. One that is no positive number is left out, and counted.
+/// Reads the rates of a day. One that is no positive number, or of no known currency, is left out, and counted.
 pub(super) fn read(raw: RawRates<'_>, unknown: &mut UnknownCounts) -> Result<FxDay, Error> {
     let mut rates = std::collections::BTreeMap::new();
     for (code, rate) in raw.rates.0 {
@@ -30,6 +30,7 @@ pub(super) fn read(raw: RawRates<'_>, unknown: &mut UnknownCounts) -> Result<FxD
             (Ok(currency), Some(rate)) => {
                 rates.insert(currency, rate);
             }
+            (Err(_), _) => unknown.count(&format!("rate of exchange of {}", code.chars().take(8).collect::<String>())),
             _ => unknown.count("rate of exchange that is no positive number"),
         }
     }

@@ -39,9 +39,9 @@ pub fn read_event(body: &[u8], default_account: &AccountId, unknown: &mut Unknow
     let Envelope { id, kind, created, account, livemode, object, previous_attributes, .. } =
         Envelope::parse_as(text, |object: lenient::Maybe<RawObject<'_>>| object.0)?;
     let object = object.read(unknown)?;
-    let before = match (&object, previous_attributes) {
-        (Object::Subscription(_), Some(previous)) => read_before(Envelope::parse_str(text)?.object, previous, unknown),
-        _ => None,
+    let before = match previous_attributes.filter(|previous| wants_before(&object, previous)) {
+        Some(previous) => read_before(Envelope::parse_str(text)?.object, previous, &object, unknown),
+        None => None,
     };
     Ok(Event {
         scope: envelope::scope(account.as_deref(), livemode, default_account),
@@ -53,18 +53,42 @@ pub fn read_event(body: &[u8], default_account: &AccountId, unknown: &mut Unknow
     })
 }
 
-/// Reads a subscription as it was before its changes; `None`, and counted, when that is no subscription.
-fn read_before(object: &RawValue, previous: &RawValue, unknown: &mut UnknownCounts) -> Option<Box<Object>> {
+/// Whether the object before an event is asked for: a subscription's always, others' where a discount, a coupon or the
+/// tax of a price changed. Everything else that changes of them moves no revenue.
+fn wants_before(object: &Object, previous: &RawValue) -> bool {
+    let changed = |key: &str| previous.get().contains(key);
+    match object {
+        Object::Subscription(_) | Object::Discount(_) => true,
+        Object::Customer(_) => changed("\"discount"),
+        Object::Price(_) => changed("\"tax_behavior\""),
+        _ => false,
+    }
+}
+
+/// Reads an object as it was before its changes; `None`, and counted, when that is no such object.
+fn read_before(
+    json: &RawValue,
+    previous: &RawValue,
+    object: &Object,
+    unknown: &mut UnknownCounts,
+) -> Option<Box<Object>> {
     // The object's own unknown words are counted already.
     let mut known = UnknownCounts::default();
-    let before = undo::undo(object, previous).and_then(|json| {
-        let raw = serde_json::from_str(&json).map_err(|error| Error::json(&error))?;
-        subscription::read(raw, &mut known)
+    let before = undo::undo(json, previous).and_then(|json| {
+        let raw: RawObject<'_> = serde_json::from_str(&json).map_err(|error| Error::json(&error))?;
+        raw.read(&mut known)
     });
-    if before.is_err() {
-        unknown.count("subscription.previous_attributes");
+    let alike = |before: &Object| std::mem::discriminant(before) == std::mem::discriminant(object);
+    let before = before.ok().filter(alike);
+    if before.is_none() {
+        unknown.count(match object {
+            Object::Customer(_) => "customer.previous_attributes",
+            Object::Discount(_) => "discount.previous_attributes",
+            Object::Price(_) => "price.previous_attributes",
+            _ => "subscription.previous_attributes",
+        });
     }
-    before.ok().map(|before| Box::new(Object::Subscription(Box::new(before))))
+    before.map(Box::new)
 }
 
 fn missing(object: &'static str, field: &'static str) -> Error {
@@ -118,6 +142,28 @@ mod tests {
         let prices: Vec<_> = before.items.iter().map(|item| item.price.id.as_str()).collect();
         assert_eq!(prices, ["p_0", "p_9"]);
         assert_eq!(subscription(event.object).items.len(), 1);
+    }
+
+    #[test]
+    fn customers_discounts_and_prices_are_undone_where_it_moves_revenue() {
+        let before = |kind: &str, object: &str, previous: &str| {
+            let previous = format!(r#","previous_attributes":{previous}"#);
+            let read = read(&event(kind, object, &previous), &mut UnknownCounts::default()).unwrap();
+            read.before.map(|before| *before)
+        };
+        let half = r#"{"id":"di_1","object":"discount","coupon":{"id":"half","percent_off":50,"duration":"forever"}}"#;
+        let customer = r#"{"id":"cus_1","object":"customer","discount":null,"balance":5}"#;
+        let had = before("customer.updated", customer, &format!(r#"{{"discount":{half}}}"#));
+        assert!(matches!(had, Some(Object::Customer(customer)) if customer.discounts.len() == 1));
+        assert_eq!(before("customer.updated", customer, r#"{"balance":0}"#), None, "nothing that is counted");
+        let switched = r#"{"coupon":{"id":"tenth","percent_off":10},"id":"di_0"}"#;
+        let Some(Object::Discount(old)) = before("customer.discount.updated", half, switched) else {
+            panic!("no discount")
+        };
+        assert_eq!((old.id.unwrap().as_str(), old.coupon.id().as_str()), ("di_0", "tenth"));
+        let price = r#"{"id":"p","object":"price","tax_behavior":"inclusive"}"#;
+        let open = before("price.updated", price, r#"{"tax_behavior":"unspecified"}"#);
+        assert!(matches!(open, Some(Object::Price(price)) if price.tax_inclusive.is_none()));
     }
 
     #[test]

@@ -46,7 +46,7 @@ struct RawCurrentPhase<'a> {
     start_date: Scalar<'a>,
 }
 
-/// A phase. Old shapes have a `coupon` where new ones have `discounts`, and plans where new ones have items.
+/// A phase. Old shapes have a `coupon` where new ones have `discounts`, and `plans` where new ones have `items`.
 #[derive(Deserialize)]
 struct RawPhase<'a> {
     #[serde(borrow, default)]
@@ -57,6 +57,8 @@ struct RawPhase<'a> {
     currency: Scalar<'a>,
     #[serde(borrow, default)]
     items: Many<Maybe<RawItem<'a>>>,
+    #[serde(borrow, default)]
+    plans: Many<Maybe<RawItem<'a>>>,
     #[serde(borrow, default)]
     coupon: Ref<'a, RawCoupon<'a>>,
     #[serde(borrow, default)]
@@ -115,8 +117,9 @@ pub(super) fn read(raw: RawSchedule<'_>, unknown: &mut UnknownCounts) -> Result<
 
 impl RawPhase<'_> {
     fn read(self, unknown: &mut UnknownCounts) -> SchedulePhase {
-        let listed = self.items.0.len();
-        let items: Vec<_> = self.items.0.into_iter().filter_map(|item| item.0?.read(unknown)).collect();
+        let items = if self.items.0.is_empty() { self.plans.0 } else { self.items.0 };
+        let listed = items.len();
+        let items: Vec<_> = items.into_iter().filter_map(|item| item.0?.read(unknown)).collect();
         if items.len() < listed {
             unknown.count("schedule item without price");
         }

@@ -183,12 +183,16 @@ pub(super) fn read(raw: RawSubscription<'_>, unknown: &mut UnknownCounts) -> Res
         &["cancellation_requested", "payment_disputed", "payment_failed", "canceled_by_retention_policy"],
         unknown,
     );
+    let currency = raw.currency.currency();
+    if currency.is_none() {
+        note_word("subscription.currency", raw.currency.text(), &[], unknown);
+    }
     let paused = raw.status_details.0.and_then(|details| details.paused.0?.subscription.0);
     Ok(Subscription {
         id,
         customer,
         status,
-        currency: raw.currency.currency(),
+        currency,
         items,
         items_truncated,
         discounts: discount::read_refs(raw.discounts, raw.discount, unknown),

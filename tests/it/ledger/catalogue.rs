@@ -120,6 +120,137 @@ fn a_later_file_corrects_an_earlier_one_and_a_second_event_corrects_nothing() {
 }
 
 #[test]
+fn of_two_events_that_contradict_each_other_the_one_made_first_stands_whichever_arrives_first() {
+    let of_second = |id: &str, seconds, minor| priced(id, "price.updated", seconds, &monthly("p", minor));
+    for (a, b, worth) in [
+        (of_second("evt_a", DAY, 10_000), of_second("evt_b", 2 * DAY, 20_000), "100.000000"),
+        (of_second("evt_a", DAY, 20_000), of_second("evt_b", DAY, 10_000), "200.000000"),
+    ] {
+        // What only the one that is refused has told goes with it.
+        let mut wordy = b.clone();
+        let Object::Price(price) = &mut wordy.object else { unreachable!() };
+        price.transform_quantity = Some(TransformQuantity { divide_by: 10, round_up: true });
+        for told in [[a.clone(), b.clone()], [b.clone(), a.clone()], [a.clone(), wordy.clone()], [wordy, a]] {
+            let mut book = Book::of(&[waiting(&monthly("p", 0))]);
+            for event in &told {
+                book.apply(std::slice::from_ref(event));
+            }
+            assert_eq!(book.mrr("usd"), worth, "{:?}", told.map(|event| event.id));
+            assert_eq!(book.reasons(), ["price_unknown", "price_conflict"]);
+            assert_eq!(book.prices["p"].price.transform_quantity, None);
+        }
+    }
+}
+
+#[test]
+fn an_amount_in_another_currency_holds_from_its_date_even_if_it_is_told_last() {
+    let euros = |minor| Price { currency_options: [(currency("eur"), whole(minor))].into(), ..monthly("p", 10_000) };
+    let of_euros =
+        Subscription { currency: Some(currency("eur")), ..subscription("sub_1", "cus_1", &monthly("p", 10_000)) };
+    let begins = |seconds| {
+        event("evt_sub", "customer.subscription.created", seconds, Object::Subscription(Box::new(of_euros.clone())))
+    };
+    for (begins_at, worth) in [(5 * DAY, "90.000000"), (20 * DAY, "80.000000"), (40 * DAY, "90.000000")] {
+        let told = [
+            priced("evt_1", "price.created", 0, &euros(9_000)),
+            priced("evt_2", "price.updated", 10 * DAY, &euros(8_000)),
+            priced("evt_3", "price.updated", 30 * DAY, &euros(9_000)),
+            begins(begins_at),
+        ];
+        for order in [[0, 1, 2, 3], [0, 3, 1, 2], [3, 2, 1, 0], [0, 2, 3, 1], [2, 0, 3, 1], [1, 3, 2, 0]] {
+            let mut book = Book::new(Rules::default());
+            for index in order {
+                book.apply(&told[index..=index]);
+            }
+            assert_eq!(book.mrr("eur"), worth, "{order:?}");
+            assert_eq!(book.current().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn a_discount_keeps_the_terms_it_came_with_when_its_coupons_id_is_given_to_another() {
+    let terms = |percent| percent_off("SPRING", percent, CouponDuration::Forever);
+    let on = |id: &str, customer: &str, discount: &Discount, seconds| {
+        let discounts = vec![full(discount)];
+        let subscription = Subscription { discounts, ..subscription(id, customer, &monthly("p", 10_000)) };
+        event(
+            &format!("evt_{id}"),
+            "customer.subscription.created",
+            seconds,
+            Object::Subscription(Box::new(subscription)),
+        )
+    };
+    let told = [
+        on("sub_1", "cus_1", &discount("di_1", &terms(50)), 0),
+        on("sub_2", "cus_2", &discount("di_2", &terms(20)), 10 * DAY),
+        event("evt_gone", "coupon.deleted", 5 * DAY, Object::Coupon(terms(50))),
+    ];
+    for order in ORDERS {
+        let mut book = Book::new(Rules::default());
+        for index in order {
+            book.apply(&told[index..=index]);
+        }
+        assert_eq!(book.mrr_at("usd", DAY), "50.000000", "{order:?}");
+        assert_eq!(book.mrr("usd"), "130.000000", "{order:?}");
+    }
+}
+
+#[test]
+fn that_a_price_includes_tax_holds_from_when_it_was_said_if_it_was_open_before() {
+    let open = monthly("p", 11_900);
+    let said = Price { tax_inclusive: Some(true), ..open.clone() };
+    let mut taxed = subscription("sub_1", "cus_1", &open);
+    taxed.items[0].price = open.clone();
+    let created = event("evt_sub", "customer.subscription.created", 0, Object::Subscription(Box::new(taxed)));
+    let line = InvoiceLine {
+        id: "il_1".into(),
+        amount: 11_900,
+        subscription_item: Some("si_sub_1".into()),
+        tax: Some(TaxAmounts { total: 1_900, inclusive: 1_900 }),
+        ..InvoiceLine::default()
+    };
+    let invoice = Invoice {
+        id: Some("in_1".into()),
+        customer: Some("cus_1".into()),
+        currency: Some(currency("usd")),
+        lines: vec![line],
+        ..Invoice::default()
+    };
+    let billed = event("evt_bill", "invoice.finalized", DAY, Object::Invoice(Box::new(invoice)));
+    let mut told = priced("evt_p", "price.updated", 10 * DAY, &said);
+    told.before = Some(Box::new(Object::Price(Box::new(open))));
+    let events = [created, billed, told];
+    for order in ORDERS {
+        let mut book = Book::new(Rules::default());
+        for index in order {
+            book.apply(&events[index..=index]);
+        }
+        assert_eq!(book.mrr_at("usd", 9 * DAY), "119.000000", "{order:?}");
+        assert_eq!(book.mrr("usd"), "100.000000", "{order:?}");
+    }
+    // Where nobody says that it was open, it always was so.
+    let mut book = Book::of(&events[..2]);
+    book.apply(&[priced("evt_p", SNAPSHOT, 10 * DAY, &said)]);
+    assert_eq!(book.mrr_at("usd", 9 * DAY), "100.000000");
+}
+
+#[test]
+fn folded_history_that_a_better_source_corrects_stays_and_says_so() {
+    let wrong = priced("evt_file", FILE, 0, &monthly("p", 7_000));
+    let renewed = |id: &str, seconds| {
+        let Event { object, .. } = waiting(&monthly("p", 0));
+        event(id, "customer.subscription.updated", seconds, object)
+    };
+    let mut book = Book::of(&[wrong, waiting(&monthly("p", 0)), renewed("evt_2", 90 * DAY)]);
+    assert_eq!(book.mrr("usd"), "70.000000");
+    book.apply(&[priced("evt_told", "price.created", 91 * DAY, &monthly("p", 10_000))]);
+    assert_eq!(book.mrr_at("usd", 50 * DAY), "70.000000", "until a rebuild");
+    assert_eq!(book.reasons(), ["price_conflict", "history_folded"]);
+    assert_eq!((&*book.gaps[1].object_id, book.gaps[1].known_at), ("p", book.now()));
+}
+
+#[test]
 fn todays_price_never_rewrites_yesterdays_history() {
     let (old, new) = (monthly("old", 10_000), monthly("new", 15_000));
     let before = subscription("sub_1", "cus_1", &old);

@@ -2,7 +2,7 @@
 
 use tributary::{
     ledger::{Profile, Rules, rows::MovementKind},
-    stripe::types::*,
+    stripe::{UnknownCounts, read_event, types::*},
 };
 
 use super::book::*;
@@ -410,4 +410,238 @@ fn a_tombstone_is_not_resurrected() {
         assert_eq!(kinds(&book), [("new", "added_subscription"), ("churn", "canceled")]);
         assert_eq!(book.mrr("usd"), "0.000000");
     }
+}
+
+fn customer(discounts: Vec<DiscountRef>) -> Customer {
+    Customer { id: "cus_1".into(), created: None, currency: None, delinquent: None, discounts, deleted: false }
+}
+
+fn customer_told(id: &str, seconds: i64, now: Vec<DiscountRef>, before: Option<Vec<DiscountRef>>) -> Event {
+    let before = before.map(|discounts| Box::new(Object::Customer(customer(discounts))));
+    Event { before, ..event(id, "customer.updated", seconds, Object::Customer(customer(now))) }
+}
+
+/// A discount of the customer of half the price, or of another share.
+fn of_customer(id: &str, percent: i64, start: Option<i64>) -> Discount {
+    let coupon = percent_off(&format!("{percent}_off"), percent, CouponDuration::Forever);
+    Discount { customer: Some("cus_1".into()), start: start.map(at), ..discount(id, &coupon) }
+}
+
+/// What the book says in every order of arrival, and in one batch.
+fn in_any_order(events: &[Event]) -> Vec<Short> {
+    let book = Book::of(events).moved();
+    let count = events.len();
+    for first in 0..count {
+        for step in [1, count - 1] {
+            let mut one_by_one = Book::new(Rules::default());
+            for place in 0..count {
+                let index = (first + place * step) % count;
+                one_by_one.apply(&events[index..=index]);
+            }
+            assert_eq!(one_by_one.moved(), book, "from {first} by {step}");
+        }
+    }
+    book
+}
+
+/// First seen on day 10, in mid-life.
+fn seen_in_mid_life() -> Event {
+    let mut script = Script::default();
+    script.created(0, &plan()).updated(10 * DAY, &plan());
+    script.events.pop().unwrap()
+}
+
+#[test]
+fn a_customers_old_discount_that_is_first_seen_later_held_since_it_began() {
+    let old = of_customer("di_1", 50, Some(-400 * DAY));
+    let halved = [short(0, "imported", "added_subscription", "50.000000 usd", "50.000000 usd")];
+    let events = [seen_in_mid_life(), customer_told("evt_c", 20 * DAY, vec![full(&old)], None)];
+    assert_eq!(in_any_order(&events), halved);
+    // By its id alone, in the shapes that have many: what it is and when it began is told elsewhere.
+    let elsewhere = Discount { subscription: Some("sub_9".into()), ..old.clone() };
+    let by_id = customer_told("evt_c", 20 * DAY, vec![DiscountRef::Id("di_1".into())], None);
+    let told = event("evt_d", "customer.discount.created", 21 * DAY, Object::Discount(Box::new(elsewhere)));
+    assert_eq!(in_any_order(&[seen_in_mid_life(), by_id, told]), halved);
+    // Its end, and a switch to another, tell the same of the time before.
+    let ended = event("evt_e", "customer.discount.deleted", 20 * DAY, Object::Discount(Box::new(old.clone())));
+    assert_eq!(
+        in_any_order(&[seen_in_mid_life(), ended]),
+        [halved[0].clone(), short(20 * DAY, "expansion", "discount_end", "50.000000 usd", "100.000000 usd")]
+    );
+    let tenth = of_customer("di_2", 10, Some(20 * DAY));
+    let mut switched = event("evt_s", "customer.discount.updated", 20 * DAY, Object::Discount(Box::new(tenth)));
+    switched.before = Some(Box::new(Object::Discount(Box::new(old.clone()))));
+    assert_eq!(
+        in_any_order(&[seen_in_mid_life(), switched]),
+        [halved[0].clone(), short(20 * DAY, "expansion", "discount_end", "40.000000 usd", "90.000000 usd")]
+    );
+}
+
+#[test]
+fn a_customers_discount_that_began_between_is_dated_at_its_start_and_never_before_what_was_told() {
+    let list = short(0, "imported", "added_subscription", "100.000000 usd", "100.000000 usd");
+    let between = customer_told("evt_c", 20 * DAY, vec![full(&of_customer("di_1", 50, Some(15 * DAY)))], None);
+    assert_eq!(
+        in_any_order(&[seen_in_mid_life(), between]),
+        [list.clone(), short(15 * DAY, "contraction", "discount_start", "-50.000000 usd", "50.000000 usd")]
+    );
+    // Before the first snapshot too, and not where its creation, told last, shows that it was not there yet.
+    let early = customer_told("evt_c", 20 * DAY, vec![full(&of_customer("di_1", 50, Some(5 * DAY)))], None);
+    let events = [seen_in_mid_life(), early];
+    assert_eq!(
+        in_any_order(&events),
+        [list.clone(), short(5 * DAY, "contraction", "discount_start", "-50.000000 usd", "50.000000 usd")]
+    );
+    let mut script = Script::default();
+    script.created(7 * DAY, &plan());
+    let [seen, early] = events;
+    assert_eq!(
+        in_any_order(&[seen, early, script.events.remove(0)]),
+        [short(7 * DAY, "new", "added_subscription", "50.000000 usd", "50.000000 usd")]
+    );
+    // On day 12 it was said to have none: whatever its start says, it had none before.
+    let tenth = full(&of_customer("di_2", 10, Some(-DAY)));
+    let none = customer_told("evt_n", 12 * DAY, vec![], Some(vec![tenth]));
+    let old = customer_told("evt_c", 20 * DAY, vec![full(&of_customer("di_1", 50, Some(-400 * DAY)))], None);
+    assert_eq!(
+        in_any_order(&[seen_in_mid_life(), none, old]),
+        [
+            short(0, "imported", "added_subscription", "90.000000 usd", "90.000000 usd"),
+            short(12 * DAY, "expansion", "discount_end", "10.000000 usd", "100.000000 usd"),
+            short(20 * DAY, "contraction", "discount_start", "-50.000000 usd", "50.000000 usd"),
+        ]
+    );
+}
+
+#[test]
+fn a_customer_without_a_discount_any_more_pays_the_list_price_again() {
+    let half = full(&of_customer("di_1", 50, Some(DAY)));
+    let mut script = Script::default();
+    script.created(0, &plan());
+    let mut events = script.events;
+    events.push(customer_told("evt_a", DAY, vec![half.clone()], Some(vec![])));
+    events.push(customer_told("evt_b", 2 * DAY, vec![], Some(vec![half])));
+    assert_eq!(
+        in_any_order(&events)[1..],
+        [
+            short(DAY, "contraction", "discount_start", "-50.000000 usd", "50.000000 usd"),
+            short(2 * DAY, "expansion", "discount_end", "50.000000 usd", "100.000000 usd"),
+        ]
+    );
+}
+
+#[test]
+fn a_customer_that_is_switched_to_another_coupon_has_that_one_alone() {
+    let told = |id: &str, kind: &str, days: i64, discount: &Discount| {
+        event(id, kind, days * DAY, Object::Discount(Box::new(discount.clone())))
+    };
+    let half = of_customer("di_1", 50, Some(DAY));
+    for (name, after) in
+        [("di_2", of_customer("di_2", 20, Some(2 * DAY))), ("di_1", of_customer("di_1", 20, Some(2 * DAY)))]
+    {
+        for knows_before in [true, false] {
+            let mut script = Script::default();
+            script.created(0, &plan());
+            let mut events = script.events;
+            events.push(told("evt_a", "customer.discount.created", 1, &half));
+            let mut switched = told("evt_b", "customer.discount.updated", 2, &after);
+            switched.before = knows_before.then(|| Box::new(Object::Discount(Box::new(half.clone()))));
+            events.push(switched);
+            events.push(told("evt_c", "customer.discount.deleted", 3, &after));
+            assert_eq!(
+                in_any_order(&events)[1..],
+                [
+                    short(DAY, "contraction", "discount_start", "-50.000000 usd", "50.000000 usd"),
+                    short(2 * DAY, "expansion", "discount_end", "30.000000 usd", "80.000000 usd"),
+                    short(3 * DAY, "expansion", "discount_end", "20.000000 usd", "100.000000 usd"),
+                ],
+                "{name} {knows_before}"
+            );
+            assert_eq!(Book::of(&events).reasons(), Vec::<&str>::new(), "{name} {knows_before}");
+        }
+    }
+}
+
+#[test]
+fn an_item_state_is_not_known_before_its_discount_and_its_coupon() {
+    let half = percent_off("half", 50, CouponDuration::Forever);
+    let by_id = Discount {
+        coupon: CouponRef::Id("half".into()),
+        subscription: Some("sub_1".into()),
+        ..discount("di_1", &half)
+    };
+    let mut script = Script::default();
+    script.created(0, &Subscription { discounts: vec![DiscountRef::Id("di_1".into())], ..plan() });
+    script.other("customer.discount.created", 0, Object::Discount(Box::new(by_id)));
+    script.other("coupon.created", 0, Object::Coupon(half));
+    // Whether one record is read at a time or all at once, the coupon is the last that the state rests on.
+    let mut one_by_one = Book::new(Rules::default());
+    script.events.iter().for_each(|event| one_by_one.apply(std::slice::from_ref(event)));
+    for book in [Book::of(&script.events), one_by_one] {
+        let state = book.states.last().unwrap();
+        assert!(state.discounts[0].terms.is_some());
+        assert_eq!(state.known_at, book.now());
+        assert_eq!(book.current()[0].known_at, book.now());
+    }
+}
+
+#[test]
+fn a_currency_that_stripe_does_not_charge_in_is_a_gap_and_never_two_places() {
+    let body = |currency: &str| {
+        let price = format!(
+            r#"{{"id":"p","object":"price","currency":"{currency}","unit_amount":10000,
+                "recurring":{{"interval":"month","interval_count":1,"usage_type":"licensed"}}}}"#
+        );
+        format!(
+            r#"{{"id":"evt_1","object":"event","type":"customer.subscription.created","created":{},"livemode":true,
+                "data":{{"object":{{"id":"sub_1","object":"subscription","customer":"cus_1","status":"active",
+                "currency":"{currency}","items":{{"data":[{{"id":"si_1","price":{price},"quantity":1}}]}}}}}}}}"#,
+            at(0).seconds()
+        )
+    };
+    let read = |currency: &str| {
+        let mut unknown = UnknownCounts::default();
+        let event = read_event(body(currency).as_bytes(), &"acct_1".into(), &mut unknown).unwrap();
+        (Book::of(&[event]), unknown)
+    };
+    let (book, unknown) = read("xyz");
+    assert_eq!((book.entries.len(), book.reasons()), (0, vec!["currency_unknown"]));
+    assert_eq!(unknown.get("price.currency=xyz"), 1);
+    assert_eq!(book.states.len(), 1, "its states are kept");
+    for (code, amount) in [("usd", "100.000000"), ("jpy", "10000.000000"), ("kwd", "10.000000"), ("ugx", "100.000000")]
+    {
+        assert_eq!(read(code).0.mrr(code), amount);
+    }
+}
+
+#[test]
+fn the_leading_cause_is_the_first_that_led_the_way_the_movement_went() {
+    let dear = subscription("sub_2", "cus_1", &monthly("q", 15_000));
+    let mut script = Script::default();
+    script.created(0, &plan()).deleted(DAY, &plan()).created(DAY, &dear);
+    let book = Book::of(&script.events);
+    assert_eq!(book.moved()[1], short(DAY, "expansion", "added_subscription", "50.000000 usd", "150.000000 usd"));
+    let movement = book.movements.values().find(|row| row.occurred_at == at(DAY)).unwrap();
+    let causes: Vec<_> = movement.causes.iter().map(|cause| cause.as_str()).collect();
+    assert_eq!(causes, ["added_subscription", "canceled", "removed_subscription"], "the leading one first");
+}
+
+#[test]
+fn a_subscription_that_is_gone_was_removed_and_one_that_pauses_was_not() {
+    let second = subscription("sub_2", "cus_1", &monthly("q", 5_000));
+    let causes_of = |script: &Script| {
+        let book = Book::of(&script.events);
+        let movement = book.movements.values().find(|row| row.occurred_at == at(DAY)).unwrap().clone();
+        movement.causes.iter().map(|cause| cause.as_str()).collect::<Vec<_>>()
+    };
+    let mut script = Script::default();
+    script.created(0, &plan()).created(0, &second).deleted(DAY, &plan());
+    assert_eq!(causes_of(&script), ["canceled", "removed_subscription"]);
+    let failed = Subscription { cancellation_reason: Some("payment_failed".into()), ..plan() };
+    let mut script = Script::default();
+    script.created(0, &plan()).created(0, &second).deleted(DAY, &failed);
+    assert_eq!(causes_of(&script), ["payment_failure", "removed_subscription"]);
+    let mut script = Script::default();
+    script.created(0, &plan()).created(0, &second).updated(DAY, &with_status(SubscriptionStatus::Paused));
+    assert_eq!(causes_of(&script), ["pause"]);
 }

@@ -1,5 +1,4 @@
-//! Properties of random histories: several subscriptions and items, trials, pauses, coupons, currencies, tariffs known
-//! late, customers deleted.
+//! Properties of random histories ([`super::histories`]), each under every profile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,195 +12,13 @@ use tributary::{
     stripe::types::*,
 };
 
-use super::book::*;
+use super::{book::*, histories::*};
 
-/// One thing that happens, after some days and seconds.
-#[derive(Clone, Debug)]
-struct Happening {
-    days: u8,
-    same_second: bool,
-    subscription: u8,
-    what: What,
-}
+type Facts = [Vec<String>; 4];
 
-#[derive(Clone, Debug)]
-enum What {
-    Quantity(u8),
-    Plan(u8),
-    AddItem(u8),
-    RemoveItem,
-    Status(u8),
-    Schedule(bool),
-    Pause(bool),
-    Discount(u8),
-    CustomerDiscount(bool),
-    Renew,
-    End,
-    DeleteCustomer,
-}
-
-fn happening() -> impl Strategy<Value = Happening> {
-    let what = prop_oneof![
-        3 => (0..5_u8).prop_map(What::Quantity),
-        3 => (0..6_u8).prop_map(What::Plan),
-        1 => (0..6_u8).prop_map(What::AddItem),
-        1 => Just(What::RemoveItem),
-        3 => (0..7_u8).prop_map(What::Status),
-        2 => any::<bool>().prop_map(What::Schedule),
-        1 => any::<bool>().prop_map(What::Pause),
-        2 => (0..5_u8).prop_map(What::Discount),
-        1 => any::<bool>().prop_map(What::CustomerDiscount),
-        6 => Just(What::Renew),
-        1 => Just(What::End),
-        1 => Just(What::DeleteCustomer),
-    ];
-    (0..20_u8, prop::bool::weighted(0.3), 0..5_u8, what).prop_map(|(days, same_second, subscription, what)| Happening {
-        days,
-        same_second,
-        subscription,
-        what,
-    })
-}
-
-fn plan(number: u8) -> Price {
-    let number = number % 6;
-    let id = format!("plan_{number}");
-    match number {
-        0 => monthly(&id, 1_000),
-        1 => price(&id, 2_599, Interval::Week, 1),
-        2 => price(&id, 100_000, Interval::Year, 1),
-        3 => Price {
-            unit_amount: None,
-            tiers_mode: Some(TiersMode::Graduated),
-            tiers: Some(vec![
-                Tier { up_to: Some(whole(2)), unit_amount: whole(333), flat_amount: whole(0) },
-                Tier { up_to: None, unit_amount: whole(250), flat_amount: whole(100) },
-            ]),
-            ..monthly(&id, 0)
-        },
-        4 => monthly(&id, -700),
-        _ => price(&id, 77, Interval::Day, 3),
-    }
-}
-
-fn coupons(number: u8) -> Vec<DiscountRef> {
-    match number {
-        1 => vec![full(&discount("di_half", &percent_off("half", 50, CouponDuration::Forever)))],
-        2 => vec![full(&discount("di_some", &amount_off("some", 1_234, CouponDuration::Forever)))],
-        3 => {
-            let mut ends = discount("di_ends", &percent_off("third", 33, CouponDuration::Repeating));
-            ends.end = Some(at(100 * DAY));
-            vec![full(&ends)]
-        }
-        4 => vec![DiscountRef::Id("di_later".into())],
-        _ => Vec::new(),
-    }
-}
-
-/// The subscription of a number: two customers, two currencies.
-fn beginning(number: u8) -> Subscription {
-    let customer = format!("cus_{}", number % 2);
-    let mut subscription = subscription(&format!("sub_{number}"), &customer, &plan(number));
-    if number == 4 {
-        let euro = Price { currency: Some(currency("eur")), ..monthly("plan_euro", 4_900) };
-        subscription.items = vec![item("si_sub_4", &euro, 1)];
-        subscription.currency = Some(currency("eur"));
-    }
-    subscription
-}
-
-/// Writes the events of a history, as Stripe would have sent them.
-fn write(happenings: &[Happening], with_catalogue: bool) -> Vec<Event> {
-    let mut script = Script::default();
-    let mut states: BTreeMap<u8, Subscription> = BTreeMap::new();
-    let mut now = 0;
-    for happening in happenings {
-        now += if happening.same_second { 0 } else { i64::from(happening.days) * DAY + 61 };
-        let number = happening.subscription;
-        let Some(state) = states.get(&number) else {
-            let mut state = beginning(number);
-            state.start_date = Some(at(now));
-            script.created(now, &state);
-            states.insert(number, state);
-            continue;
-        };
-        let mut next = state.clone();
-        let euro = next.currency == Some(currency("eur"));
-        match &happening.what {
-            What::Quantity(units) => next.items[0].quantity = Some(whole((*units).into())),
-            What::Plan(number) if !euro => next.items[0].price = plan(*number),
-            What::AddItem(number) if !euro && next.items.len() < 3 => {
-                let id = format!("si_{}_{}", next.id, next.items.len());
-                next.items.push(item(&id, &bare(&plan(*number)), 2));
-            }
-            What::RemoveItem if next.items.len() > 1 => drop(next.items.pop()),
-            What::Status(number) => {
-                next.status = ["active", "past_due", "trialing", "unpaid", "paused", "incomplete", "active"]
-                    [usize::from(*number)]
-                .into();
-            }
-            What::Schedule(at_end) => next.cancel_at_period_end = *at_end,
-            What::Pause(paused) => next.pause_collection = paused.then(|| "void".to_owned()),
-            What::Discount(number) => next.discounts = coupons(*number),
-            What::Renew => next.current_period_end = Some(at(now + 30 * DAY)),
-            What::CustomerDiscount(begins) => {
-                let mut discount = discount("di_customer", &percent_off("tenth", 10, CouponDuration::Forever));
-                discount.customer = Some(next.customer.clone());
-                let kind = if *begins { "customer.discount.created" } else { "customer.discount.deleted" };
-                script.other(kind, now, Object::Discount(Box::new(discount)));
-            }
-            What::DeleteCustomer => {
-                let gone = Customer {
-                    id: next.customer.clone(),
-                    created: None,
-                    currency: None,
-                    delinquent: None,
-                    discounts: Vec::new(),
-                    deleted: true,
-                };
-                script.other("customer.deleted", now, Object::Customer(gone));
-            }
-            What::End => {
-                script.deleted(now, &next);
-                states.insert(number, beginning(number));
-                continue;
-            }
-            _ => {}
-        }
-        if next != *state {
-            script.updated(now, &next);
-            states.insert(number, next);
-        }
-    }
-    if with_catalogue {
-        for number in 0..6 {
-            script.other("price.created", now, Object::Price(Box::new(plan(number))));
-        }
-        let later = discount("di_later", &percent_off("quarter", 25, CouponDuration::Forever));
-        script.other("customer.discount.updated", now, Object::Discount(Box::new(later)));
-    }
-    script.events
-}
-
-/// Moves each event by less than thirty days.
-fn shuffle(events: &[Event], delays: &[u32]) -> Vec<Event> {
-    let mut delayed: Vec<(i64, usize)> = events
-        .iter()
-        .enumerate()
-        .map(|(index, event)| {
-            let delay = delays.get(index % delays.len().max(1)).copied().unwrap_or(0);
-            (event.created.seconds() + i64::from(delay) % (30 * DAY), index)
-        })
-        .collect();
-    delayed.sort_unstable();
-    delayed.into_iter().map(|(_, index)| events[index].clone()).collect()
-}
-
-type Facts = (Vec<String>, Vec<String>);
-
-/// The current ledger and the current movements, without what may depend on the way there: when things became known,
-/// and how often they were revised.
-fn facts(book: &Book) -> Facts {
+/// The current ledger, the current movements, usage and phases to come, without what may depend on the way there: when
+/// things became known, and how often they were revised.
+pub(crate) fn facts(book: &Book) -> Facts {
     let entries = book.current().into_iter().map(|entry| {
         let (time, item, price) = (entry.event_time, &entry.subscription_item_id, &entry.price_id);
         let deltas = (entry.list_delta, entry.discount_delta, entry.mrr_delta, entry.quantity_delta.to_string());
@@ -217,13 +34,20 @@ fn facts(book: &Book) -> Facts {
             row.occurred_at, row.movement_id, row.currency, row.kind
         )
     });
-    let mut entries: Vec<String> = entries.collect();
-    entries.sort_unstable();
-    (entries, movements.collect())
+    let usage = book.usage.iter().map(|row| {
+        let (line, item, ends) = (&row.line_id, &row.subscription_item_id, row.period_end);
+        format!("{line} {item:?} {ends} {} {} {}", row.currency, row.amount, row.monthly)
+    });
+    let scheduled = book
+        .scheduled
+        .iter()
+        .map(|row| format!("{} {} {:?} {} {}", row.schedule_id, row.starts_at, row.ends_at, row.currency, row.mrr));
+    let mut facts = [entries.collect(), movements.collect(), usage.collect(), scheduled.collect::<Vec<_>>()];
+    facts.iter_mut().for_each(|rows| rows.sort_unstable());
+    facts
 }
 
-/// What entries say of money, without the events that say it.
-/// The same of the figures beside the ledger.
+/// What the figures beside the ledger say of money.
 fn outlook_worth(rows: &[OutlookEntry]) -> Vec<String> {
     let figure = |measure: Measure| -> Vec<LedgerEntry> {
         rows.iter().filter(|row| row.measure == measure).map(|row| row.entry.clone()).collect()
@@ -236,6 +60,7 @@ fn outlook_worth(rows: &[OutlookEntry]) -> Vec<String> {
     [Measure::Trial, Measure::CancelScheduled].into_iter().flat_map(worth).collect()
 }
 
+/// What entries say of money, without the events that say it.
 fn worth(entries: &[&LedgerEntry]) -> Vec<String> {
     let mut worth: Vec<String> = entries
         .iter()
@@ -266,9 +91,9 @@ fn kinds<'a>(movements: impl Iterator<Item = &'a Movement>) -> Vec<String> {
 }
 
 /// Every named profile, and one with each setting that they leave alone.
-const PROFILES: u8 = 4;
+pub(crate) const PROFILES: u8 = 4;
 
-fn profile(number: u8) -> Rules {
+pub(crate) fn profile(number: u8) -> Rules {
     match Profile::NAMED.get(usize::from(number % PROFILES)) {
         Some(profile) => Rules::of(*profile),
         None => Rules {
@@ -284,7 +109,7 @@ fn profile(number: u8) -> Rules {
     }
 }
 
-fn run(rules: &Rules, events: &[Event], cuts: &[u8]) -> Book {
+pub(crate) fn run(rules: &Rules, events: &[Event], cuts: &[u8]) -> Book {
     let mut book = Book::new(rules.clone());
     batches(events, cuts).for_each(|batch| book.apply(batch));
     book
@@ -321,21 +146,14 @@ fn bridge_closes(book: &Book) {
     for ((customer, currency), sum) in sums {
         let entries = book.sum(|entry| entry.customer_id.as_str() == customer && entry.currency == currency);
         assert_eq!(entries, sum.to_string(), "the ledger's sum is the movements' end");
-        let items: Amount = book
-            .current()
-            .into_iter()
-            .filter(|entry| entry.customer_id.as_str() == customer && entry.currency == currency)
-            .map(|entry| entry.mrr_delta)
-            .sum();
-        assert_eq!(items, sum, "the sum over items is the customer's");
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_bridge_closes(history in prop::collection::vec(happening(), 1..40), rules in 0..PROFILES) {
+    fn every_bridge_closes(history in prop::collection::vec(contested(), 1..40), rules in 0..PROFILES) {
         bridge_closes(&run(&profile(rules), &write(&history, true), &[]));
     }
 
@@ -383,7 +201,7 @@ proptest! {
 
     #[test]
     fn ledger_rows_net_and_classify_to_the_same_movements_again(
-        history in prop::collection::vec(happening(), 1..40),
+        history in prop::collection::vec(contested(), 1..40),
         delays in prop::collection::vec(any::<u32>(), 1..40),
         cuts in prop::collection::vec(1..6_u8, 1..5),
         rules in 0..PROFILES,
@@ -401,7 +219,7 @@ proptest! {
     /// What was written by the time a record came in is what a ledger says that has only heard the records before it.
     #[test]
     fn rows_known_at_a_moment_are_the_ledger_of_that_moment(
-        history in prop::collection::vec(happening(), 1..30),
+        history in prop::collection::vec(contested(), 1..30),
         delays in prop::collection::vec(any::<u32>(), 1..30),
         share in 0.0..=1.0_f64,
         rules in 0..PROFILES,
@@ -475,7 +293,7 @@ proptest! {
 
     #[test]
     fn a_restored_ledger_goes_on_as_if_it_had_never_stopped(
-        history in prop::collection::vec(happening(), 2..40),
+        history in prop::collection::vec(contested(), 2..40),
         stop in 0.0..=1.0_f64,
         cuts in prop::collection::vec(1..6_u8, 1..5),
         rules in 0..PROFILES,
