@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     env,
     net::SocketAddr,
+    num::NonZero,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -165,12 +166,25 @@ pub struct Engine {
     pub checkpoint_seconds: u64,
     /// Seconds the watermark waits for late events before a day is final.
     pub allowed_lateness_seconds: u64,
+    /// Threads that work side by side: as many as there are cores if not set.
+    pub threads: Option<NonZero<usize>>,
+    /// MiB of memory at which reading waits; three quarters of the machine's, or the container's, if not set.
+    pub memory_mib: Option<NonZero<u32>>,
+    /// Ids of events that are not read: they become rows of `rejected_events`. Of what has been read already
+    /// `tributary rebuild` takes them out.
+    pub skip: BTreeSet<String>,
 }
 
 impl Default for Engine {
     fn default() -> Self {
         // Stripe retries a webhook for three days.
-        Self { checkpoint_seconds: 2, allowed_lateness_seconds: 3 * 86_400 }
+        Self {
+            checkpoint_seconds: 2,
+            allowed_lateness_seconds: 3 * 86_400,
+            threads: None,
+            memory_mib: None,
+            skip: BTreeSet::new(),
+        }
     }
 }
 
@@ -375,6 +389,9 @@ pub struct Alert {
     /// Whether Stripe's test mode alerts too.
     #[serde(default)]
     pub test_mode: bool,
+    /// Whether growth that nobody earned alerts too: a discount that ran out, another currency.
+    #[serde(default)]
+    pub unearned: bool,
 }
 
 /// Stripe retries a webhook for three days: what comes later is a backfill.
@@ -550,6 +567,7 @@ impl Config {
                 webhooks: alert.webhooks.clone(),
                 max_age: Duration::from_secs(alert.max_age_hours.saturating_mul(3600)),
                 test_mode: alert.test_mode,
+                unearned: alert.unearned,
             })
         });
         let rules = rules.collect::<Result<Vec<_>, _>>()?;

@@ -22,4 +22,5 @@ pub mod stream;
 pub mod stripe;
 pub mod tables;
 pub mod telemetry;
+pub mod threads;
 pub mod time;

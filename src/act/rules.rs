@@ -18,6 +18,9 @@ use crate::{
     time::EventTime,
 };
 
+/// Leading causes of growth that nobody earned: a discount that ran out, the same revenue in another currency.
+pub const UNEARNED: [&str; 2] = ["discount_end", "currency_change"];
+
 /// What a rule watches.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,19 +96,22 @@ pub struct Rule {
     pub max_age: Duration,
     /// Whether Stripe's test mode alerts too.
     pub test_mode: bool,
+    /// Whether growth that nobody earned alerts too: see [`UNEARNED`].
+    pub unearned: bool,
 }
 
 impl Rule {
     /// Whether the rule speaks of rows like this one.
     #[must_use]
     pub fn matches(&self, row: &ExpansionRow) -> bool {
-        (row.livemode || self.test_mode) && self.min_amount.is_met_by(row)
+        let is_earned = !UNEARNED.contains(&row.cause.as_str());
+        (row.livemode || self.test_mode) && (is_earned || self.unearned) && self.min_amount.is_met_by(row)
     }
 
     /// Changes when the rule would speak of other rows; such a rule begins anew.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let what = format!("{:?} {:?} {}", self.relation, self.min_amount, self.test_mode);
+        let what = format!("{:?} {:?} {} {}", self.relation, self.min_amount, self.test_mode, self.unearned);
         hex::encode(&Sha256::digest(what)[..8])
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, BufRead, BufReader, IsTerminal, Read},
-    num::NonZero,
     path::PathBuf,
     thread,
     time::SystemTime,
@@ -24,6 +23,7 @@ use crate::{
         ids::AccountId,
         own::{self, Wrapping},
     },
+    threads,
     time::EventTime,
 };
 
@@ -168,10 +168,9 @@ pub(super) fn admit(
     bodies: &[Vec<u8>],
     counts: &mut AdmissionCounts,
 ) -> miette::Result<Vec<NewRecord>> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let parts = thread::scope(|scope| {
         let workers: Vec<_> = bodies
-            .chunks(bodies.len().div_ceil(threads).max(1))
+            .chunks(bodies.len().div_ceil(threads::count()).max(1))
             .map(|part| {
                 scope.spawn(move || {
                     let mut counts = AdmissionCounts::default();

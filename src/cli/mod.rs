@@ -27,11 +27,11 @@ mod status;
 mod test;
 mod train;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{num::NonZero, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::{config::Config, storage::Home, stream::file::PipelineFile, telemetry};
+use crate::{config::Config, storage::Home, stream::file::PipelineFile, telemetry, threads};
 
 /// What a command came to.
 enum Outcome {
@@ -183,11 +183,25 @@ fn pipelines(config: &Config) -> miette::Result<Vec<PipelineFile>> {
     Ok(files)
 }
 
+/// The setting of how many threads work, which the runtime needs before a command can read its configuration. What is
+/// wrong with that is for the command to tell.
+fn configured_threads(matches: &ArgMatches) -> Option<NonZero<usize>> {
+    let (_, arguments) = matches.subcommand()?;
+    let data_dir = arguments.try_get_one::<PathBuf>("data_dir").ok()??;
+    let file = arguments.try_get_one::<PathBuf>("config").ok().flatten();
+    Config::load(file.map(PathBuf::as_path), data_dir).ok()?.engine.threads
+}
+
 /// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     telemetry::init();
+    if let Some(threads) = configured_threads(&matches) {
+        threads::set(threads);
+    }
+    tracing::debug!(threads = threads::count(), "work is divided");
     let outcome = match cli.command {
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Ingest(arguments) => rim::block_on(ingest::run(arguments)),

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::{
     act,
     config::Config,
-    stripe,
+    stripe, threads,
     time::{Clock, EventTime},
 };
 
@@ -86,7 +86,11 @@ pub(super) fn is_broken_pipe(report: &Report) -> bool {
 
 /// Runs a command's future to its end.
 pub(super) fn block_on<T>(future: impl Future<Output = miette::Result<T>>) -> miette::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().into_diagnostic()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads::count())
+        .enable_all()
+        .build()
+        .into_diagnostic()?;
     let outcome = runtime.block_on(future);
     if outcome.is_err() {
         // What is still at work, such as requests to a store that is away, ends with the process. Without a runtime under

@@ -1,11 +1,11 @@
 //! Putting back what the newest checkpoint keeps: the ledger, the pipelines and the scores, side by side on all cores.
 //!
 //! Each of them is a job, which reads, checks, decodes and takes in its bytes on one thread. There are as many threads as
-//! cores, so that memory holds the bytes of so many, and the largest begin, so that none ends long after the others.
+//! work side by side anywhere, so that memory holds the bytes of so many, and the largest begin, so that none ends long
+//! after the others.
 
 use std::{
     collections::BTreeSet,
-    num::NonZero,
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -28,6 +28,7 @@ use crate::{
         epoch::EpochEnd,
         pipeline::{Pipeline, RowDelta, Saved},
     },
+    threads,
 };
 
 /// What is to be put back.
@@ -74,10 +75,9 @@ impl Engine {
 
 /// Does all jobs, the last ones first; how the scores differ from what the model in force says.
 fn side_by_side(jobs: Vec<(u64, Job<'_>)>, source: &Source<'_>) -> Result<Option<RowDelta>, Error> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let jobs = Mutex::new(jobs);
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(|| source.work(&jobs))).collect();
+        let workers: Vec<_> = (0..threads::count()).map(|_| scope.spawn(|| source.work(&jobs))).collect();
         let mut scores = None;
         for worker in workers {
             let done = worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));

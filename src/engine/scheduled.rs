@@ -33,23 +33,24 @@ impl OnItsWay {
     }
 
     /// Whether it is done.
-    fn look(&mut self) -> Result<bool, Error> {
+    fn look(&mut self) -> bool {
         let joined = self.task.try_join_next();
-        self.note(joined)?;
-        Ok(self.answer.is_some())
+        self.note(joined);
+        self.answer.is_some()
     }
 
     /// Waits until it is done.
-    async fn wait(&mut self) -> Result<(), Error> {
+    async fn wait(&mut self) {
         let joined = self.task.join_next().await;
-        self.note(joined)
+        self.note(joined);
     }
 
-    fn note(&mut self, joined: Option<Result<Result<Answer, stream::Error>, JoinError>>) -> Result<(), Error> {
-        if let Some(answer) = joined {
-            self.answer = Some(answer.map_err(|error| Error::Internal(error.to_string()))?);
+    /// A run that came to no answer is the failure of its pipeline alone. What a panic said may be about a row.
+    fn note(&mut self, joined: Option<Result<Result<Answer, stream::Error>, JoinError>>) {
+        if let Some(joined) = joined {
+            let cut_off = |_| Err(stream::Error::Internal("a run on a schedule was cut off".to_owned()));
+            self.answer = Some(joined.unwrap_or_else(cut_off));
         }
-        Ok(())
     }
 }
 
@@ -93,7 +94,7 @@ impl Engine {
         self.runs.retain(waits);
         let mut done = Vec::new();
         for (name, run) in &mut self.runs {
-            run.look()?;
+            run.look();
             if let Some(answer) = run.answer.take() {
                 done.push((name.clone(), run.began.elapsed(), answer));
             }
@@ -120,7 +121,7 @@ impl Engine {
     pub(super) fn has_runs_to_see_to(&mut self) -> Result<bool, Error> {
         let mut done = !self.due(&self.end()).is_empty();
         for run in self.runs.values_mut() {
-            done |= run.look()?;
+            done |= run.look();
         }
         Ok(done)
     }
@@ -133,8 +134,24 @@ impl Engine {
                 return Ok(());
             }
             for run in self.runs.values_mut() {
-                run.wait().await?;
+                run.wait().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_comes_to_no_answer_fails_its_pipeline_and_not_the_engine() {
+        let mut task: JoinSet<Result<Answer, stream::Error>> = JoinSet::new();
+        task.spawn(async { panic!("over a row of cus_1") });
+        let mut run = OnItsWay { fingerprint: String::new(), began: Instant::now(), task, answer: None };
+        run.wait().await;
+        assert!(run.look());
+        let said = run.answer.and_then(Result::err).unwrap().to_string();
+        assert!(said.contains("was cut off") && !said.contains("cus_1"), "{said}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::RecordBatch;
+use arrow::{array::RecordBatch, datatypes::Schema};
 use datafusion::execution::context::SessionContext;
 
 use super::{
@@ -115,6 +115,11 @@ impl Aggregate {
             self.last = Some(self.answer(None).await?);
         }
         Ok(())
+    }
+
+    /// Whether rows of its answer that agree in some columns of its table are always computed again together.
+    pub(super) fn keeps_together(&self, columns: &[usize], table: &Schema) -> bool {
+        self.grouping.partition.is_empty() || self.remembered.is_within(columns, table)
     }
 
     /// The columns of the GROUP BY.

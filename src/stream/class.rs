@@ -19,8 +19,8 @@ use datafusion::{
     },
     datasource::provider_as_source,
     logical_expr::{
-        Aggregate, Distinct, Expr, LogicalPlan, LogicalPlanBuilder, Sort, Volatility, WindowFrame, WindowFrameUnits,
-        WindowFunctionDefinition, case, expr::AggregateFunction, lit,
+        Aggregate, Distinct, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Sort, Volatility, WindowFrame,
+        WindowFrameUnits, WindowFunctionDefinition, case, expr::AggregateFunction, lit,
     },
 };
 
@@ -217,7 +217,7 @@ fn cut(
     }
     let mut aggregates = Vec::new();
     for (i, expr) in aggregate.aggr_expr.iter().enumerate() {
-        let (kind, argument) = accumulator(expr, appended)?;
+        let (kind, argument) = accumulator(expr, appended, aggregate.input.schema())?;
         let position = argument.is_some().then_some(columns.len());
         columns.extend(argument.map(|argument| argument.alias(format!("a{i}"))));
         let output = aggregate.schema.field(keys + i).data_type().clone();
@@ -317,10 +317,10 @@ pub(super) fn cut_views(
     Ok(suffix)
 }
 
-/// The accumulator of an aggregate expression, and the argument it is fed with.
-fn accumulator(expr: &Expr, appended: bool) -> Result<(AggregateKind, Option<Expr>), Refusal> {
+/// The accumulator of an aggregate expression over rows of a schema, and the argument it is fed with.
+fn accumulator(expr: &Expr, appended: bool, rows: &DFSchema) -> Result<(AggregateKind, Option<Expr>), Refusal> {
     let function = match expr {
-        Expr::Alias(alias) => return accumulator(&alias.expr, appended),
+        Expr::Alias(alias) => return accumulator(&alias.expr, appended, rows),
         Expr::AggregateFunction(function) => function,
         other => return refuse(format!("`{other}` is not an aggregate"), "GROUP BY", ""),
     };
@@ -361,6 +361,9 @@ fn accumulator(expr: &Expr, appended: bool) -> Result<(AggregateKind, Option<Exp
         [argument] => Some(argument.clone()),
         _ => return refuse(format!("`{name}` takes one argument"), name, ""),
     };
+    if let (AggregateKind::Sum, Some(argument)) = (kind, &argument) {
+        check_sum(&argument.get_type(rows)?, appended)?;
+    }
     let argument = match (argument, &params.filter) {
         (argument, None) => argument,
         (argument, Some(filter)) => {
@@ -368,6 +371,21 @@ fn accumulator(expr: &Expr, appended: bool) -> Result<(AggregateKind, Option<Exp
         }
     };
     Ok((kind, argument))
+}
+
+/// Whether a running sum of a type is what its rows add up to, also after rows were taken back. Of floats it is not: what
+/// is small beside a row is lost when that row comes, and infinity and NaN stay when theirs goes.
+fn check_sum(of: &DataType, appended: bool) -> Result<(), Refusal> {
+    match of {
+        DataType::Decimal128(..) | DataType::Int64 | DataType::UInt64 => Ok(()),
+        DataType::Float64 if appended => Ok(()),
+        DataType::Float64 => refuse(
+            "a sum of floats cannot take back a row, and the rows below it can change",
+            "sum",
+            "add up decimals, or use it over append-only tables",
+        ),
+        other => refuse(format!("a running sum of {other} is not kept"), "sum", "add up whole numbers or decimals"),
+    }
 }
 
 /// `Err` with the name of the first operator that is not linear.

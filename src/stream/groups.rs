@@ -1,7 +1,8 @@
 //! The state of an aggregate pipeline: one row for each group, found by a hash of its key.
 //!
-//! Sums and counts are linear, so a row can be taken back exactly: it is added with weight −1. A group dies when as
-//! many rows have left as came. `min` and `max` take no row back and are accepted over append-only inputs only.
+//! Counts and sums of whole numbers and decimals are linear, so a row can be taken back exactly: it is added with
+//! weight −1. A group dies when as many rows have left as came. Sums of floats, `min` and `max` take no row back and are
+//! accepted over append-only inputs only: elsewhere the rows themselves are kept, and added up again (`keyed.rs`).
 //! Reading a group does not disturb it, and an epoch costs what it touches, whatever the number of groups.
 
 use std::sync::Arc;
@@ -125,16 +126,16 @@ impl Accumulator {
                     values[slot] = sum.ok_or_else(overflow)?;
                 }
             }
+            Values::Float(_) | Values::Extreme(_) if weight < 0 && !slots.is_empty() => {
+                return Err(Error::Internal("a row was taken back from a sum of floats, min or max".to_owned()));
+            }
             Values::Float(values) => {
                 let array = array.as_primitive::<Float64Type>();
                 for (row, slot) in rows() {
-                    values[slot] += array.value(row) * weight as f64;
+                    values[slot] += array.value(row);
                 }
             }
             Values::Extreme(values) => {
-                if weight < 0 && !slots.is_empty() {
-                    return Err(Error::Internal("a row was taken back from min or max".to_owned()));
-                }
                 let better = match self.column.kind {
                     AggregateKind::Min => std::cmp::Ordering::Less,
                     _ => std::cmp::Ordering::Greater,

@@ -526,6 +526,11 @@ impl Keyed {
         Ok(net(changes))
     }
 
+    /// Whether rows of its answer that agree in some columns of its table are always computed again together.
+    pub(super) fn keeps_together(&self, columns: &[usize], table: &Schema) -> bool {
+        self.remembered.is_within(columns, table)
+    }
+
     /// The columns by which rows are kept.
     pub(super) fn key_names(&self) -> &[String] {
         &self.key_names

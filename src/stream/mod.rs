@@ -6,6 +6,7 @@
 mod aggregate;
 pub mod batch;
 pub mod calendar;
+mod caught;
 mod cells;
 pub mod checkpoint;
 mod class;
@@ -14,6 +15,7 @@ pub mod currency;
 pub mod epoch;
 pub mod file;
 mod gate;
+mod grain;
 pub mod graph;
 mod groups;
 mod kept;
@@ -67,8 +69,17 @@ pub enum Error {
     #[error("{0}")]
     Limit(String),
     /// Two rows with one key.
-    #[error("`{0}` gave two rows with the same grain; the grain in its metadata does not identify a row")]
+    #[error(
+        "`{0}` gave two rows with the same grain; the grain in its metadata does not identify a row: add the columns \
+         in which such rows differ, or group the rows by it"
+    )]
     Grain(String),
+    /// A panic in the pipeline of this name.
+    #[error(
+        "a defect of Tributary or of DataFusion stopped `{0}`: please report it, with the pipeline's SQL and what the \
+         program printed when it stopped"
+    )]
+    Panicked(String),
     /// A bug.
     #[error("this is a bug in Tributary: {0}")]
     Internal(String),

@@ -4,6 +4,7 @@
 //! relations so far.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -24,10 +25,12 @@ use super::{
     Error,
     aggregate::Aggregate,
     batch,
+    caught::caught,
     class::{Class, Relation, classify},
     epoch::EpochEnd,
     file::{AS_OF, Emit, FileError, PipelineFile},
     gate::Gate,
+    grain::Grain,
     keyed::Keyed,
     late::LateChange,
     leaf::{Cell, CellTable},
@@ -83,6 +86,8 @@ pub struct Pipeline {
     cells: BTreeMap<String, Cell>,
     streams: BTreeSet<String>,
     runtime: Runtime,
+    /// The keys of its rows, where two of one would not meet when they are computed again.
+    grain: Option<Grain>,
     /// Through which its rows go, where they are emitted on close.
     gate: Option<Gate>,
     /// The calls of TUMBLE and HOP, for people.
@@ -149,6 +154,18 @@ impl Pipeline {
         parameters: Vec<(String, ScalarValue)>,
         relations: &BTreeMap<String, Relation>,
     ) -> Result<Self, Box<FileError>> {
+        let shown = file.clone();
+        let planned = async { Ok(Self::planned(file, parameters, relations).await) };
+        caught(&shown.metadata.name, planned)
+            .await
+            .unwrap_or_else(|panicked| Err(shown.error(panicked.to_string(), "SELECT", "in this query", None)))
+    }
+
+    async fn planned(
+        file: PipelineFile,
+        parameters: Vec<(String, ScalarValue)>,
+        relations: &BTreeMap<String, Relation>,
+    ) -> Result<Self, Box<FileError>> {
         let context = context().map_err(|error| query_error(&file, &error))?;
         let mut cells = BTreeMap::new();
         for (name, relation) in relations {
@@ -201,7 +218,10 @@ impl Pipeline {
             })?
         };
         cells.retain(|name, _| streams.contains(name));
-        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, gate, windows, saved: false, based: false })
+        let grain = grain(&runtime, &schema, &key)
+            .map_err(|error| file.error(error.to_string(), "grain:", "by this grain", None))?;
+        let (saved, based) = (false, false);
+        Ok(Self { file, fingerprint, schema, key, cells, streams, runtime, grain, gate, windows, saved, based })
     }
 
     /// The table it writes.
@@ -297,9 +317,14 @@ impl Pipeline {
     /// Brings the output up to date with what an epoch changed in its sources.
     ///
     /// # Errors
-    /// When a value overflows, a cast fails, a limit is passed or the grain is not unique. The state may then be
-    /// ahead of what was emitted: the pipeline must be rebuilt.
+    /// When a value overflows, a cast fails, a limit is passed, the grain is not unique or the query panics. The state
+    /// may then be ahead of what was emitted: the pipeline must be rebuilt.
     pub async fn advance(&mut self, deltas: &BTreeMap<String, RowDelta>, end: &EpochEnd) -> Result<RowDelta, Error> {
+        let name = self.name().to_owned();
+        caught(&name, self.advanced(deltas, end)).await
+    }
+
+    async fn advanced(&mut self, deltas: &BTreeMap<String, RowDelta>, end: &EpochEnd) -> Result<RowDelta, Error> {
         let change = if self.reads_any(deltas) {
             self.saved = false;
             self.change(deltas, &end.small).await?
@@ -335,7 +360,11 @@ impl Pipeline {
         };
         let before = fit(&before, &self.schema)?;
         let after = fit(&after, &self.schema)?;
-        difference(&before, &after, &self.key, self.name())
+        let change = difference(&before, &after, &self.key, self.name())?;
+        if let Some(grain) = &mut self.grain {
+            grain.follow(&change, &self.file.metadata.name)?;
+        }
+        Ok(change)
     }
 
     /// The state, as far as there is any: everything where it is `whole` or never was saved, else what changed since it
@@ -345,17 +374,20 @@ impl Pipeline {
     /// When it cannot be written as Arrow: a bug.
     pub fn save(&mut self, whole: bool) -> Result<Saved, Error> {
         let whole = whole || !self.based;
-        let (mut state, mut held) = (Vec::new(), None);
+        let (mut state, mut held) = (None, None);
         match &mut self.runtime {
             Runtime::Stateless(_) => {}
-            Runtime::Aggregate(aggregate) => state.push(aggregate.groups.save(whole)?),
-            Runtime::Keyed(keyed) => state.push(keyed.save(whole)?),
+            Runtime::Aggregate(aggregate) => state = Some(aggregate.groups.save(whole)?),
+            Runtime::Keyed(keyed) => state = Some(keyed.save(whole)?),
             Runtime::Snapshot(snapshot) => held = snapshot.save()?,
+        }
+        if let Some(grain) = &mut self.grain {
+            state = Some(grain.save(state.as_ref(), whole)?);
         }
         if let Some(gate) = &self.gate {
             held = Some(gate.save()?);
         }
-        Ok(Saved { state, whole, held })
+        Ok(Saved { state: state.into_iter().collect(), whole, held })
     }
 
     /// Whether the state is still what [`Self::mark_saved`] was told of.
@@ -376,16 +408,28 @@ impl Pipeline {
     /// # Errors
     /// When it is not the state of this pipeline.
     pub async fn load(&mut self, saved: &Saved, end: &EpochEnd) -> Result<(), Error> {
+        let name = self.name().to_owned();
+        caught(&name, self.loaded(saved, end)).await
+    }
+
+    async fn loaded(&mut self, saved: &Saved, end: &EpochEnd) -> Result<(), Error> {
         if let Some(gate) = &mut self.gate {
             gate.load(saved.held.as_ref(), end)?;
         }
         if let (Runtime::Snapshot(snapshot), Some(held)) = (&mut self.runtime, &saved.held) {
             snapshot.load(held)?;
         }
+        if !saved.whole {
+            return Ok(());
+        }
+        let state = match &mut self.grain {
+            Some(grain) => Cow::Owned(grain.load(&saved.state)?),
+            None => Cow::Borrowed(&*saved.state),
+        };
         match &mut self.runtime {
-            Runtime::Aggregate(aggregate) if saved.whole => aggregate.load(&saved.state, &self.cells, &end.small).await,
-            Runtime::Keyed(keyed) if saved.whole => keyed.load(&saved.state, &self.cells, &end.small).await,
-            _ => Ok(()),
+            Runtime::Aggregate(aggregate) => aggregate.load(&state, &self.cells, &end.small).await,
+            Runtime::Keyed(keyed) => keyed.load(&state, &self.cells, &end.small).await,
+            Runtime::Stateless(_) | Runtime::Snapshot(_) => Ok(()),
         }
     }
 
@@ -432,6 +476,18 @@ async fn runtime(context: &SessionContext, class: Class) -> Result<Runtime, Erro
         Class::Aggregate(grouping) => Runtime::Aggregate(Box::new(Aggregate::new(context, *grouping).await?)),
         Class::Keyed(parts) => Runtime::Keyed(Box::new(Keyed::new(context, *parts).await?)),
     })
+}
+
+/// Keeps the keys of a pipeline's rows, unless two of one key always meet when they are computed again.
+fn grain(runtime: &Runtime, schema: &SchemaRef, key: &[usize]) -> Result<Option<Grain>, Error> {
+    let meet = match runtime {
+        Runtime::Stateless(_) => false,
+        Runtime::Aggregate(aggregate) => aggregate.keeps_together(key, schema),
+        Runtime::Keyed(keyed) => keyed.keeps_together(key, schema),
+        // Its answers are compared whole.
+        Runtime::Snapshot(_) => true,
+    };
+    if meet { Ok(None) } else { Grain::new(schema, key).map(Some) }
 }
 
 /// Casts columns to the types of the table; a value that does not fit is an error, never a null.
@@ -489,3 +545,6 @@ pub fn difference(before: &RecordBatch, after: &RecordBatch, key: &[usize], name
         added: filter_record_batch(after, &BooleanArray::from(added))?,
     })
 }
+
+#[cfg(test)]
+pub(super) mod tests;

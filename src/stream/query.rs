@@ -2,9 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    num::NonZero,
+    panic::resume_unwind,
     sync::Arc,
-    thread,
 };
 
 use arrow::{
@@ -32,6 +31,7 @@ use super::{
     pipeline::RowDelta,
     planning::scans,
 };
+use crate::threads;
 
 /// The most rows that one run may yield: a few gigabytes. A join that multiplies rows stops its pipeline, not the engine.
 const MAX_ROWS_OF_AN_ANSWER: usize = 20_000_000;
@@ -41,8 +41,7 @@ const MIN_KEYS_A_THREAD: usize = 256;
 
 /// Some keys, divided among the cores.
 pub(super) fn shares(keys: &[Bytes]) -> impl Iterator<Item = &[Bytes]> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
-    keys.chunks(keys.len().div_ceil(threads).max(MIN_KEYS_A_THREAD))
+    keys.chunks(keys.len().div_ceil(threads::count()).max(MIN_KEYS_A_THREAD))
 }
 
 /// A plan that is executed again and again over the rows in its cells.
@@ -93,7 +92,11 @@ impl Query {
         }
         let (mut answers, mut rows) = (BTreeMap::new(), 0);
         while let Some(ended) = runs.join_next().await {
-            let (i, answer) = ended.map_err(|error| Error::Internal(error.to_string()))?;
+            let (i, answer) = ended.map_err(|error| match error.try_into_panic() {
+                // As where there is one thread.
+                Ok(panic) => resume_unwind(panic),
+                Err(error) => Error::Internal(error.to_string()),
+            })?;
             let answer = answer?;
             rows += answer.num_rows();
             check_answer(rows)?;
@@ -241,5 +244,26 @@ impl Views {
             view.rows.set(vec![rows.clone()]);
         }
         self.shown = Some(shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{
+        caught::caught,
+        leaf::CellTable,
+        pipeline::tests::{panicking_context, row, schema},
+    };
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_on_one_of_many_cores_is_one_of_the_query() {
+        let (context, cell) = (panicking_context(), Cell::default());
+        context.register_table("given", Arc::new(CellTable::new(schema(), cell.clone()))).unwrap();
+        let plan = context.sql("SELECT panics(id) AS id FROM given").await.unwrap().into_optimized_plan().unwrap();
+        let query = Query::new(&context, &plan).await.unwrap();
+        let inputs = ["a", "b"].map(|id| vec![(cell.clone(), row(id))]);
+        let said = caught("p", query.run_over(inputs.to_vec())).await.unwrap_err();
+        assert!(matches!(&said, Error::Panicked(name) if name == "p"), "{said}");
     }
 }

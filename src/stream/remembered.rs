@@ -8,12 +8,12 @@ use std::{borrow::Cow, sync::Arc};
 use arrow::{
     array::{ArrayRef, RecordBatch},
     compute::concat_batches,
-    datatypes::{DataType, SchemaRef},
+    datatypes::{DataType, Schema, SchemaRef},
     row::{RowConverter, SortField},
 };
 use datafusion::common::HashMap;
 
-use super::{Error, kept::Bytes};
+use super::{Error, grain::stays_apart, kept::Bytes};
 
 /// The most rows, and keys, that are remembered of a pipeline: some hundred megabytes. With one more all are forgotten.
 const MAX_REMEMBERED_ROWS: usize = 200_000;
@@ -54,6 +54,14 @@ impl Remembered {
         };
         let whole = schema.fields().iter().map(|field| SortField::new(field.data_type().clone())).collect();
         Ok(Self { whole: RowConverter::new(whole)?, schema, key, said: HashMap::new(), rows: 0 })
+    }
+
+    /// Whether rows of the answer that agree in some columns of its table are of one key.
+    pub(super) fn is_within(&self, columns: &[usize], table: &Schema) -> bool {
+        let is_shown = |i: &usize| {
+            columns.contains(i) && stays_apart(self.schema.field(*i).data_type(), table.field(*i).data_type())
+        };
+        self.key.as_ref().is_some_and(|key| key.columns.iter().all(is_shown))
     }
 
     /// What was said of the touched keys, or of all; what is not remembered is asked.
@@ -123,7 +131,7 @@ impl Remembered {
 mod tests {
     use arrow::{
         array::{AsArray, Int64Array, StringArray},
-        datatypes::{Field, Int64Type, Schema},
+        datatypes::{Field, Int64Type},
     };
 
     use super::*;

@@ -21,6 +21,7 @@ use datafusion::{
 
 use super::{
     Error, batch,
+    caught::caught,
     class::{Refusal, function_that, refuse, refuse_disordered, refuse_unstable},
     conversion,
     epoch::EpochEnd,
@@ -57,8 +58,13 @@ impl Run {
     /// Runs the query.
     ///
     /// # Errors
-    /// When it fails, or a limit is passed.
+    /// When it fails or panics, or a limit is passed.
     pub async fn answer(self) -> Result<Answer, Error> {
+        let name = self.file.metadata.name.clone();
+        caught(&name, self.answered()).await
+    }
+
+    async fn answered(self) -> Result<Answer, Error> {
         let mut read = 0;
         for table in self.sources.values() {
             read += SessionContext::new().read_table(Arc::clone(table))?.count().await?;
@@ -209,9 +215,51 @@ fn is_sorted(plan: &LogicalPlan) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
     use chrono::DateTime;
+    use datafusion::{
+        catalog::Session,
+        logical_expr::{Expr, TableType},
+        physical_plan::ExecutionPlan,
+    };
 
     use super::*;
+    use crate::stream::pipeline::tests::{copying, schema};
+
+    /// A table that cannot be read without a panic.
+    #[derive(Debug)]
+    struct Panicking;
+
+    #[async_trait]
+    impl TableProvider for Panicking {
+        fn schema(&self) -> SchemaRef {
+            schema()
+        }
+
+        fn table_type(&self) -> TableType {
+            TableType::Base
+        }
+
+        async fn scan(
+            &self,
+            _: &dyn Session,
+            _: Option<&Vec<usize>>,
+            _: &[Expr],
+            _: Option<usize>,
+        ) -> datafusion::common::Result<Arc<dyn ExecutionPlan>> {
+            panic!("over a row of cus_1")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_the_failure_of_the_run_which_stays_due() {
+        let mut pipeline = copying("broken", "given", "schedule: daily\n").await;
+        let end = EpochEnd { clock: Some((0, Tz::UTC)), ..EpochEnd::default() };
+        let tables: Tables = [("given".to_owned(), Arc::new(Panicking) as Arc<dyn TableProvider>)].into();
+        let said = pipeline.run(&end, &tables).await.unwrap_err();
+        assert!(matches!(&said, Error::Panicked(name) if name == "broken"), "{said}");
+        assert!(pipeline.has_work(&BTreeMap::new(), &end));
+    }
 
     #[test]
     fn too_many_rows_stop_a_snapshot_and_it_says_what_to_do() {

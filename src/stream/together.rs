@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZero,
     sync::mpsc,
     thread,
     time::Duration,
@@ -18,6 +17,7 @@ use super::{
     pipeline::{Pipeline, RowDelta},
     snapshot::Tables,
 };
+use crate::threads;
 
 /// Where the tables of pipelines are kept.
 pub(crate) trait Keeper {
@@ -52,7 +52,6 @@ pub(crate) fn advance<K: Keeper>(
     end: &EpochEnd,
     keeper: &mut K,
 ) -> Result<Vec<Outcome>, K::Error> {
-    let threads = thread::available_parallelism().map_or(1, NonZero::get);
     let runtime = Handle::current();
     let order: Vec<String> = pipelines.iter().map(|pipeline| pipeline.name().to_owned()).collect();
     let unfinished = order.iter().cloned().collect();
@@ -62,7 +61,7 @@ pub(crate) fn advance<K: Keeper>(
             let (finished, next) = mpsc::channel();
             let mut at_work = BTreeMap::new();
             loop {
-                while at_work.len() < threads
+                while at_work.len() < threads::count()
                     && let Some(task) = round.next()
                 {
                     let name = task.pipeline.name().to_owned();
@@ -79,7 +78,8 @@ pub(crate) fn advance<K: Keeper>(
                 let Some((name, thread)) = next.recv().ok().and_then(|name| at_work.remove_entry(&name)) else {
                     continue;
                 };
-                let (cost, advanced) = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let panicked = |_| (Duration::ZERO, Err(Error::Panicked(name.clone())));
+                let (cost, advanced) = thread.join().unwrap_or_else(panicked);
                 round.take_in(name, cost, advanced)?;
             }
         })
@@ -178,5 +178,43 @@ struct Done(mpsc::Sender<String>, String);
 impl Drop for Done {
     fn drop(&mut self) {
         let _ = self.0.send(std::mem::take(&mut self.1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::RecordBatch;
+
+    use super::*;
+    use crate::stream::pipeline::tests::{copying, panicking, row, schema};
+
+    struct Nowhere;
+
+    impl Keeper for Nowhere {
+        type Error = Error;
+
+        fn sources(&self, _: &Pipeline) -> Result<Option<Tables>, Error> {
+            Ok(None)
+        }
+
+        fn keep(&mut self, _: &str, _: &RowDelta) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_panic_is_the_failure_of_its_pipeline_and_of_those_that_read_it_alone() {
+        let mut broken = panicking("broken", "given").await;
+        let (mut reader, mut other) = (copying("reader", "broken", "").await, copying("other", "given", "").await);
+        let delta = RowDelta { removed: RecordBatch::new_empty(schema()), added: row("in_1") };
+        let mut changed = BTreeMap::from([("given".to_owned(), delta)]);
+        let pipelines = vec![&mut broken, &mut reader, &mut other];
+        let outcomes = advance(pipelines, &mut changed, &EpochEnd::default(), &mut Nowhere).unwrap();
+        let outcomes: Vec<_> = outcomes.iter().map(|outcome| (&*outcome.name, outcome.failed.as_ref())).collect();
+        let [("broken", Some(failed)), ("other", None)] = &outcomes[..] else { panic!("{outcomes:?}") };
+        assert!(matches!(failed, Error::Panicked(name) if name == "broken"), "{failed}");
+        let said = failed.to_string();
+        assert!(said.contains("stopped `broken`: please report it") && !said.contains("cus_1"), "{said}");
+        assert!(changed.keys().eq(["given", "other"]), "{changed:?}");
     }
 }

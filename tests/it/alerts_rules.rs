@@ -8,8 +8,9 @@ use tributary::{
     act::{
         Change, ExpansionRow,
         alert::Kind,
-        rules::{Decision, MinAmount, Relation, Rule, Statement, decide, due},
+        rules::{Decision, MinAmount, Relation, Rule, Statement, UNEARNED, decide, due},
     },
+    ledger::rows::Cause,
     money::Amount,
     time::EventTime,
 };
@@ -24,6 +25,7 @@ fn rule(min_amount: MinAmount) -> Rule {
         webhooks: vec!["crm".to_owned()],
         max_age: Duration::from_secs(3600),
         test_mode: false,
+        unearned: false,
     }
 }
 
@@ -48,6 +50,20 @@ fn row(delta: u8, revision: i64) -> Option<ExpansionRow> {
         pct_change: None,
         cause: "plan_change".to_owned(),
     })
+}
+
+#[test]
+fn growth_that_nobody_earned_alerts_only_where_a_rule_asks_for_it() {
+    let earned = row(50, 1).unwrap();
+    let asks = Rule { unearned: true, ..rule(any(2)) };
+    for cause in UNEARNED {
+        let unearned = ExpansionRow { cause: cause.to_owned(), ..earned.clone() };
+        assert!(!rule(any(2)).matches(&unearned), "{cause}");
+        assert!(asks.matches(&unearned), "{cause}");
+    }
+    assert!(rule(any(2)).matches(&earned) && asks.matches(&earned));
+    assert_ne!(rule(any(2)).fingerprint(), asks.fingerprint());
+    assert_eq!(UNEARNED, [Cause::DiscountEnd.as_str(), Cause::CurrencyChange.as_str()]);
 }
 
 /// A receiver and what it was told.

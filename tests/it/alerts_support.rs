@@ -113,6 +113,7 @@ pub(crate) fn rule() -> Rule {
         webhooks: vec!["crm".to_owned()],
         max_age: Duration::from_secs(3600),
         test_mode: false,
+        unearned: false,
     }
 }
 

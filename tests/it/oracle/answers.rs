@@ -33,10 +33,11 @@ impl Value {
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(a), Self::Exact(b)) => a == b,
-            // What cancels out leaves a little of the size of what was cancelled.
-            (Self::Float(a), Self::Float(b)) => {
-                a == b || (a - b).abs() <= RELATIVE * a.abs().max(b.abs()).max(1.0) || (a.is_nan() && b.is_nan())
+            (Self::Float(a), Self::Float(b)) if a.is_finite() && b.is_finite() => {
+                // What cancels out leaves a little of the size of what was cancelled.
+                (a - b).abs() <= RELATIVE * a.abs().max(b.abs()).max(1.0)
             }
+            (Self::Float(a), Self::Float(b)) => a == b || (a.is_nan() && b.is_nan()),
             _ => false,
         }
     }
@@ -58,17 +59,21 @@ impl Answer {
     }
 
     pub(super) fn of(pipeline: &Pipeline, batch: RecordBatch) -> Self {
+        let name = pipeline.name();
+        Self::unless_doubled(pipeline, batch).unwrap_or_else(|row| panic!("{name}: twice in batch: {row}"))
+    }
+
+    /// `Err` with a row whose key another has.
+    pub(super) fn unless_doubled(pipeline: &Pipeline, batch: RecordBatch) -> Result<Self, String> {
         let mut answer = Self::new(pipeline);
         for row in values(&batch) {
             let said = format!("{row:?}");
-            assert!(
-                answer.rows.insert(answer.key_of(&row), row).is_none(),
-                "{}: twice in batch: {said}",
-                pipeline.name()
-            );
+            if answer.rows.insert(answer.key_of(&row), row).is_some() {
+                return Err(said);
+            }
         }
         answer.batch = batch;
-        answer
+        Ok(answer)
     }
 
     fn key_of(&self, row: &[Value]) -> Vec<String> {
@@ -183,10 +188,15 @@ impl Batch {
 
     /// What other words for the query of a pipeline say.
     pub(super) async fn answer_to(&self, pipeline: &Pipeline, sql: &str) -> Answer {
+        Answer::of(pipeline, self.rows_of(pipeline, sql).await)
+    }
+
+    /// The rows that a query gives, in the columns of a pipeline's table.
+    pub(super) async fn rows_of(&self, pipeline: &Pipeline, sql: &str) -> RecordBatch {
         let query = self.0.sql(sql).await.unwrap();
         let rows = query.collect().await.unwrap_or_else(|error| panic!("{}: {error}", pipeline.name()));
         let rows: Vec<RecordBatch> = rows.iter().map(|rows| conform(rows, pipeline.schema())).collect();
-        Answer::of(pipeline, concat_batches(pipeline.schema(), &rows).unwrap())
+        concat_batches(pipeline.schema(), &rows).unwrap()
     }
 }
 

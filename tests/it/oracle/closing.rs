@@ -18,6 +18,7 @@ use super::{
 type Complete = BTreeMap<(String, String), i64>;
 
 /// What one of them has released, by batch SQL alone.
+#[derive(Clone)]
 pub(super) struct Closing {
     released: RecordBatch,
     /// The whole answer at the end of the last epoch.

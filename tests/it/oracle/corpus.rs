@@ -100,7 +100,7 @@ pub(super) fn document(queries: &[Query], planned: &Planned) -> String {
     let mut text = format!(
         "# What SQL is maintained\n\n\
          A pipeline is any query below or of the shapes they show. {} queries are held equal to batch SQL after every \
-         epoch, with late, doubled and disordered facts, and across restarts; {} are refused. \
+         epoch, with late, doubled and disordered facts, and across restarts and crashes; {} are refused. \
          [ARCHITECTURE.md](../ARCHITECTURE.md#query-classes) says what the classes are. This page is written by the test \
          that runs the queries (`tests/it/oracle.rs`).\n",
         planned.pipelines.len(),

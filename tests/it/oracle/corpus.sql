@@ -31,6 +31,19 @@ SELECT account, livemode, id, size FROM computed WHERE size <> 'unknown'
 SELECT account, livemode, customer, SUM(amount) AS amount, SUM(units) AS units, SUM(score) AS score FROM payments
 GROUP BY account, livemode, customer
 
+-- readings [plan]
+SELECT account, livemode, plan, SUM(reading) AS reading FROM subscriptions GROUP BY account, livemode, plan
+
+-- readings_that_stay [customer]
+SELECT account, livemode, customer, SUM(reading) AS reading FROM payments GROUP BY account, livemode, customer
+
+-- readings_of_both [customer]
+SELECT account, livemode, customer, SUM(reading) AS reading FROM (SELECT account, livemode, customer, reading FROM payments
+UNION ALL SELECT account, livemode, customer, reading FROM subscriptions) GROUP BY account, livemode, customer
+
+-- mean_readings [plan]
+SELECT account, livemode, plan, AVG(reading) AS reading FROM subscriptions GROUP BY account, livemode, plan
+
 -- counts [kind]
 SELECT account, livemode, COALESCE(kind, 'none') AS kind, COUNT(*) AS payments, COUNT(amount) AS amounts,
 COUNT(units + 1) AS units FROM payments
@@ -66,6 +79,10 @@ SELECT account, livemode, plan, COUNT(DISTINCT customer) AS customers FROM subsc
 -- distinct_sum [currency]
 SELECT account, livemode, currency, SUM(DISTINCT units) AS units FROM payments GROUP BY account, livemode, currency
 
+-- distinct_mean [customer]
+SELECT account, livemode, customer, AVG(DISTINCT amount) AS amount, AVG(DISTINCT units) AS units FROM payments
+GROUP BY account, livemode, customer
+
 -- middle [customer]
 SELECT account, livemode, customer, MEDIAN(amount) AS amount, MEDIAN(score) AS score FROM payments
 GROUP BY account, livemode, customer
@@ -85,6 +102,12 @@ GROUP BY account, livemode, currency
 -- together [plan]
 SELECT account, livemode, plan, CORR(seats, weight) AS correlation, COVAR_SAMP(seats, weight) AS covariance,
 REGR_SLOPE(weight, seats) AS slope FROM subscriptions GROUP BY account, livemode, plan
+
+-- regression [plan]
+SELECT account, livemode, plan, COVAR_POP(seats, weight) AS covariance, REGR_COUNT(weight, seats) AS n,
+REGR_AVGX(weight, seats) AS mean_x, REGR_AVGY(weight, seats) AS mean_y, REGR_SXX(weight, seats) AS sxx,
+REGR_SXY(weight, seats) AS sxy, REGR_SYY(weight, seats) AS syy, REGR_INTERCEPT(weight, seats) AS intercept,
+REGR_R2(weight, seats) AS r2 FROM subscriptions GROUP BY account, livemode, plan
 
 -- filtered_aggregates [customer]
 SELECT account, livemode, customer, SUM(amount) FILTER (WHERE kind = 'refund') AS refunded,
@@ -140,6 +163,10 @@ GROUP BY account, livemode, currency
 
 -- roughly_in_the_middle [plan]
 SELECT account, livemode, plan, APPROX_MEDIAN(weight) AS middle FROM subscriptions GROUP BY account, livemode, plan
+
+-- roughly_a_percentile [plan]
+SELECT account, livemode, plan, APPROX_PERCENTILE_CONT(0.9) WITHIN GROUP (ORDER BY weight) AS p90 FROM subscriptions
+GROUP BY account, livemode, plan
 
 -- accounts_mixed [customer]
 SELECT 'all' AS account, livemode, customer, AVG(amount) AS mean FROM payments GROUP BY livemode, customer
@@ -423,6 +450,14 @@ GROUP BY account, livemode, window_day, window_start, window_end
 -- customers_of_a_quarter_by_month [window_day]
 SELECT account, livemode, window_day, COUNT(DISTINCT customer) AS customers
 FROM HOP(payments, at, INTERVAL '1' MONTH, INTERVAL '3' MONTH, 'Europe/Berlin') GROUP BY account, livemode, window_day
+
+-- readings_of_a_quarter_by_month [window_day]
+SELECT account, livemode, window_day, SUM(reading) AS reading
+FROM HOP(payments, at, INTERVAL '1' MONTH, INTERVAL '3' MONTH, 'Europe/Berlin') GROUP BY account, livemode, window_day
+
+-- readings_by_month [window_day]
+SELECT account, livemode, window_day, SUM(reading) AS reading
+FROM TUMBLE(subscriptions, since, INTERVAL '1' MONTH, 'Europe/Berlin') GROUP BY account, livemode, window_day
 
 -- rows_in_their_window [id]
 SELECT account, livemode, id, window_start, window_end, window_day

@@ -55,11 +55,22 @@ pub(super) struct Arrival {
     pub(super) epochs: usize,
     /// State is written down and read back after every so many epochs.
     pub(super) restore_every: Option<usize>,
+    /// After every so many epochs all is lost that came since the last checkpoint, and comes again in other epochs.
+    pub(super) crash_every: Option<usize>,
 }
 
 impl Arrival {
     pub(super) fn restores(self, epoch: usize) -> bool {
         self.restore_every.is_some_and(|every| epoch % every == every - 1)
+    }
+
+    pub(super) fn crashes(self, epoch: usize) -> bool {
+        self.crash_every.is_some_and(|every| epoch % every == every - 1)
+    }
+
+    /// Whether a checkpoint is taken after an epoch: mostly, but not always where something is to be lost.
+    pub(super) fn is_saved(self, epoch: usize) -> bool {
+        self.crash_every.is_none() || epoch % 5 == 0
     }
 
     /// The facts of `seed`, cut into epochs of any size; some are empty.
@@ -75,15 +86,28 @@ impl Arrival {
             arriving.push((place + late, fact));
         }
         arriving.sort_by_key(|(place, _)| *place);
-        let mut cuts: Vec<usize> = (1..self.epochs).map(|_| random.random_range(0..arriving.len())).collect();
-        cuts.sort_unstable();
-        let mut epochs = Vec::with_capacity(self.epochs);
-        for cut in cuts.into_iter().rev() {
-            epochs.push(arriving.split_off(cut.min(arriving.len())));
-        }
-        epochs.push(arriving);
-        epochs.into_iter().rev().map(|epoch| epoch.into_iter().map(|(_, fact)| fact).collect()).collect()
+        cut(arriving.into_iter().map(|(_, fact)| fact).collect(), self.epochs, &mut random)
     }
+
+    /// Facts that were lost after an epoch, as they come again.
+    pub(super) fn again(self, lost: Vec<Fact>, epoch: usize) -> Vec<Vec<Fact>> {
+        let mut random = StdRng::seed_from_u64(self.order * 1_000_000 + epoch as u64);
+        let epochs = random.random_range(1..4);
+        cut(lost, epochs, &mut random)
+    }
+}
+
+/// Facts in so many epochs of any size; some are empty.
+fn cut(mut facts: Vec<Fact>, epochs: usize, random: &mut StdRng) -> Vec<Vec<Fact>> {
+    let mut cuts: Vec<usize> = (1..epochs).map(|_| random.random_range(0..facts.len().max(1))).collect();
+    cuts.sort_unstable();
+    let mut cut_off = Vec::with_capacity(epochs);
+    for cut in cuts.into_iter().rev() {
+        cut_off.push(facts.split_off(cut.min(facts.len())));
+    }
+    cut_off.push(facts);
+    cut_off.reverse();
+    cut_off
 }
 
 /// The facts of `seed` in the order of their instants, cut into epochs of one size.
@@ -118,6 +142,7 @@ fn facts(seed: u64) -> Vec<Fact> {
                         decimal(maybe(random, |random| random.random_range(-10..60) * 1_234_567)),
                         ScalarValue::Int64(maybe(random, |random| random.random_range(-1..4))),
                         ScalarValue::Float64(maybe(random, |random| f64::from(random.random_range(-90..90)) / 7.0)),
+                        reading(version),
                     ];
                     ("payments", name, columns)
                 }
@@ -133,6 +158,7 @@ fn facts(seed: u64) -> Vec<Fact> {
                         ScalarValue::Int64(maybe(random, |random| random.random_range(1..5))),
                         decimal(Some(random.random_range(0..5) * 9_990_000)),
                         ScalarValue::Float64(Some(f64::from(random.random_range(1..50)) / 3.0)),
+                        reading(version),
                     ];
                     ("subscriptions", name, columns)
                 }
@@ -155,6 +181,19 @@ fn facts(seed: u64) -> Vec<Fact> {
             Fact { version, table, key, row, at }
         })
         .collect()
+}
+
+/// Beside the first of these others are lost in a sum, and from the rest there is no way back. What is huge is never
+/// below zero: with two that cancel out, a sum would hang on the order of its rows.
+fn reading(version: usize) -> ScalarValue {
+    let reading = match version % 20 {
+        4 => 1e16,
+        9 => f64::INFINITY,
+        14 => f64::NAN,
+        19 => f64::NEG_INFINITY,
+        small => small as f64 / 8.0,
+    };
+    ScalarValue::from(reading)
 }
 
 fn maybe<T>(random: &mut StdRng, value: impl FnOnce(&mut StdRng) -> T) -> Option<T> {
@@ -190,6 +229,7 @@ fn schema(table: &str) -> SchemaRef {
             ("amount", money, true),
             ("units", DataType::Int64, true),
             ("score", DataType::Float64, true),
+            ("reading", DataType::Float64, false),
         ],
         "subscriptions" => vec![
             ("id", DataType::Utf8, false),
@@ -200,6 +240,7 @@ fn schema(table: &str) -> SchemaRef {
             ("seats", DataType::Int64, true),
             ("price", money, false),
             ("weight", DataType::Float64, false),
+            ("reading", DataType::Float64, false),
         ],
         "plans" => vec![("plan", DataType::Utf8, false), ("tier", DataType::Utf8, true), ("list", money, false)],
         _ => vec![("last_event_at", instant(), false)],
@@ -234,7 +275,7 @@ pub(super) fn relations() -> BTreeMap<String, Relation> {
 type Versions = BTreeMap<Vec<String>, (usize, Option<Row>)>;
 
 /// The relations as they are now.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Relations {
     /// By table and key: the newest version that has arrived.
     rows: BTreeMap<&'static str, Versions>,

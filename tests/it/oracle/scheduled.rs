@@ -9,6 +9,7 @@ use super::{
     history::ZONE,
 };
 
+#[derive(Clone)]
 pub(super) struct Scheduled {
     last: Answer,
     ran: Option<DateTime<Utc>>,
