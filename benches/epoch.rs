@@ -2,7 +2,7 @@
 //!
 //! For each query class that has state: epochs of 5,000 rows that touch as many distinct keys, over 10,000, 100,000 and
 //! 1,000,000 keys. Prints the median time of an epoch, and the ratio of the last to the one before. An aggregate gets new
-//! rows; a keyed pipeline, which keeps rows and at most a million, gets rows that change.
+//! rows; a keyed pipeline, which keeps rows, gets rows that change.
 
 #![allow(
     clippy::unwrap_used,

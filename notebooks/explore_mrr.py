@@ -19,8 +19,12 @@
 # `TRIBUTARY_DATA_DIR` names the data directory; `make demo ONCE=1` makes the one that is used if it is not set.
 
 # %%
+import io
 import json
 import os
+import shutil
+import subprocess
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -39,8 +43,12 @@ pd.set_option("display.width", 160, "display.max_columns", 20)
 # together. A reader that takes those never sees one table before a checkpoint and another one after it.
 
 # %%
-commits = DeltaTable(tables_dir / "commits").to_pyarrow_table().to_pandas()
-newest = commits.loc[commits["number"].idxmax()]
+def newest_commit() -> pd.Series:
+    commits = DeltaTable(tables_dir / "commits").to_pyarrow_table().to_pandas()
+    return commits.loc[commits["number"].idxmax()]
+
+
+newest = newest_commit()
 versions = json.loads(newest["tables"])
 db = duckdb.connect()
 for name, version in versions.items():
@@ -67,6 +75,38 @@ bridge = db.sql("""
     ORDER BY currency, month
 """).df()
 bridge.tail(12)
+
+# %% [markdown]
+# ## A pipeline's file, as it is
+#
+# The files in `pipelines/` have parameters, windows and calendars that DuckDB does not know. `tributary query --file` runs
+# one in batch over the same tables, with the parameters that are configured (`--params` takes others), and says what
+# the engine maintains. So a file can be edited here, looked at, and applied when it is right. `TRIBUTARY` names the
+# program if it is neither on the path nor where `cargo build` and `make` put it.
+
+# %%
+cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+targets = [Path(os.environ.get("CARGO_TARGET_DIR", repository / "target")), cache / "tributary" / "target"]
+built = [target / profile / "tributary" for target in targets for profile in ("release", "debug")]
+program = os.environ.get("TRIBUTARY") or shutil.which("tributary") or next((p for p in built if p.exists()), None)
+
+
+def run_file(path: Path, *options: str) -> pd.DataFrame:
+    """The rows of a pipeline's file; everything is text, so that amounts stay exact."""
+    command = [program, "query", "--file", path, "--data-dir", data_dir, "--output", "csv", *options]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return pd.read_csv(io.StringIO(said.stdout), dtype=str)
+
+
+if program is None:
+    print("NOT RUN: there is no program; build it with `cargo build`, or name it in TRIBUTARY")
+else:
+    monthly = run_file(repository / "pipelines" / "mrr_monthly.sql")
+    [(maintained,)] = db.sql("SELECT sum(closing) FROM mrr_monthly").fetchall()
+    # An engine that runs beside this may have gone on.
+    if newest_commit()["number"] == newest["number"]:
+        assert sum(map(Decimal, monthly["closing"])) == maintained, "the file does not say what its table says"
+    print(monthly[monthly["currency"] == "usd"].tail(6)[["month", "opening", "new", "churn", "closing", "customers"]])
 
 # %% [markdown]
 # ## Net revenue retention

@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Read the log to its end, commit and exit
     #[arg(long)]
     once: bool,
+    /// With --once: what is read is history that is brought in. Nothing in it is late, and nobody is alerted of it
+    #[arg(long, requires = "once")]
+    backfill: bool,
     /// Go on in the place of an engine that holds the data directory and hangs, so that it cannot be stopped: where a
     /// process is frozen, or a mount does not answer. When it wakes it writes and sends nothing more, and ends. With a
     /// bucket under storage.url every start takes over like this
@@ -42,7 +45,8 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     let options = Options { take_over: arguments.take_over, ..engine_options(&config, home)? };
     let mut engine = open_engine(&config, options, Arc::clone(&log)).await?;
     if arguments.once {
-        let progress = engine.drain().await.map_err(rim::engine_report)?;
+        let drained = if arguments.backfill { engine.backfill().await } else { engine.drain().await };
+        let progress = drained.map_err(rim::engine_report)?;
         eprintln!("{}", said(&progress));
         eprintln!("{}", progress.stages);
         for (name, times) in engine.unknown().into_iter().take(UNKNOWN_SHOWN) {
@@ -87,6 +91,7 @@ pub(super) fn engine_options(config: &Config, home: Home) -> miette::Result<Opti
         workshop: None,
         take_over: false,
         account: config.account(),
+        skip: Arc::new(config.engine.skip.iter().map(|id| id.as_str().into()).collect()),
         rules: config.rules().map_err(rim::report)?,
         pipelines: pipelines(config)?,
         parameters: config.parameters.clone(),
@@ -94,6 +99,7 @@ pub(super) fn engine_options(config: &Config, home: Home) -> miette::Result<Opti
         zone: config.zone().map_err(rim::report)?,
         allowed_lateness: config.allowed_lateness(),
         checkpoint_interval: Duration::from_secs(config.engine.checkpoint_seconds),
+        memory: config.engine.memory_mib.map(|mib| u64::from(mib.get()) * 1024 * 1024),
     })
 }
 

@@ -33,6 +33,7 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
     output::say(format_args!("watermark   {watermark}"))?;
     output::say(format_args!("lag         {}", lag(&config, place, &status).await))?;
     output::say(format_args!("time        {}", status.stages))?;
+    output::say(format_args!("memory      {}", memory(status.memory)))?;
     output::say(pipelines(&status))?;
     let mut failed = false;
     for pipeline in &status.pipelines {
@@ -51,6 +52,13 @@ pub(super) async fn run(arguments: Arguments) -> miette::Result<Outcome> {
         }
     }
     Ok(if failed { Outcome::Findings } else { Outcome::Done })
+}
+
+/// What the engine used of its budget.
+fn memory((used, budget): (u64, u64)) -> String {
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    let waits = if used >= budget { ", reading waits for room" } else { "" };
+    format!("{} of {} MiB{waits}", mib(used), mib(budget))
 }
 
 /// What of the log the newest checkpoint has not read.

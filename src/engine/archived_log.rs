@@ -1,7 +1,7 @@
 //! The whole log, where the transport keeps only its newest part: what is gone there is read from the archive.
 //!
-//! A record of the archive has the offset, the append time and the body that it had in the log. A rejected record comes
-//! back as the rejection that was written of it. Keys are not archived, and nobody reads them behind the log.
+//! A record of the archive has the offset, the append time and the body that it had in the log, and so has an event that
+//! was left out. Another rejected record comes back as the rejection that was written of it. Keys are not archived, and nobody reads them behind the log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -132,17 +132,17 @@ impl Archive {
             .and(here("offset").gt_eq(lit(signed(offsets.start))))
             .and(here("offset").lt(lit(signed(offsets.end))));
         let mut records = Vec::new();
-        for (table, what) in [(&self.events, "body"), (&self.rejected, "reason")] {
+        for (table, said) in [(&self.events, &["body"][..]), (&self.rejected, &["body", "reason"][..])] {
             let batches = SessionContext::new()
                 .read_table(Arc::clone(table))?
                 .filter(within.clone())?
-                .select(columns.iter().chain([&what]).map(|column| col(format!("\"{column}\""))))?
+                .select(columns.iter().chain(said).map(|column| col(format!("\"{column}\""))))?
                 .sort(vec![col("\"offset\"").sort(true, false)])?
                 .limit(0, Some(max))?
                 .collect()
                 .await?;
             for batch in &batches {
-                read_records(batch, partition, what == "reason", &mut records)?;
+                read_records(batch, partition, &mut records)?;
             }
         }
         records.sort_by_key(|record| record.offset);
@@ -178,19 +178,22 @@ fn signed(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
 }
 
-fn read_records(batch: &RecordBatch, partition: u32, rejected: bool, records: &mut Vec<Record>) -> Result<(), Error> {
+/// Reads rows of either table: a rejected record has its reason behind the body, which is mostly empty.
+fn read_records(batch: &RecordBatch, partition: u32, records: &mut Vec<Record>) -> Result<(), Error> {
     let text = |index: usize| arrow::compute::cast(batch.column(index), &arrow::datatypes::DataType::Utf8);
     let (ids, kinds, bodies) = (text(2)?, text(3)?, text(4)?);
     let (ids, kinds, bodies) = (ids.as_string::<i32>(), kinds.as_string::<i32>(), bodies.as_string::<i32>());
+    let reasons = if batch.num_columns() > 5 { text(5)? } else { text(4)? };
+    let reasons = reasons.as_string::<i32>();
     let times = arrow::compute::cast(batch.column(1), &tables::timestamptz())?;
     let times = times.as_primitive::<TimestampMicrosecondType>();
     let offsets = batch.column(0).as_primitive::<Int64Type>();
     for row in 0..batch.num_rows() {
         let optional = |column: &arrow::array::StringArray| column.is_valid(row).then(|| column.value(row).to_owned());
-        let body = if rejected {
-            admission::rejection_again(bodies.value(row), optional(ids).as_deref(), optional(kinds).as_deref())
-        } else {
+        let body = if bodies.is_valid(row) {
             Bytes::copy_from_slice(bodies.value(row).as_bytes())
+        } else {
+            admission::rejection_again(reasons.value(row), optional(ids).as_deref(), optional(kinds).as_deref())
         };
         records.push(Record {
             partition,

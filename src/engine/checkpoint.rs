@@ -42,6 +42,9 @@ pub(super) struct EngineState {
     /// Where the time went, up to this checkpoint.
     #[serde(default)]
     pub(super) stages: Stages,
+    /// Bytes of memory in use, and the budget.
+    #[serde(default)]
+    pub(super) memory: (u64, u64),
 }
 
 /// A checkpoint that is made durable beside the epochs.
@@ -112,6 +115,7 @@ impl Engine {
             complete: complete.collect(),
             pipelines: self.statuses(),
             stages: self.progress.stages,
+            memory: self.memory.figures(),
         };
         let captured = Captured { manifest, rows: self.store.take_new(), blobs, engine };
         let tables = (self.store.delta.clone(), self.commits.clone());
@@ -173,9 +177,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Gives changes to the alerts.
+    /// Gives changes to the alerts, unless they are of history that is brought in.
     pub(super) async fn offer(&mut self, changes: Vec<Change>) -> Result<(), Error> {
         if let Some(alerts) = &self.alerts
+            && !self.backfills
             && !changes.is_empty()
         {
             alerts.offer(changes).await?;

@@ -47,7 +47,7 @@ impl Engine {
         }
         // Partitions of a backlog are read at their own pace: nothing is late because another one was ahead.
         let all = self.options.workshop.is_some();
-        let live = !all && self.progress.lag == 0 && records.len() <= MAX_RECORDS_OF_A_LIVE_EPOCH;
+        let live = !all && !self.backfills && self.progress.lag == 0 && records.len() <= MAX_RECORDS_OF_A_LIVE_EPOCH;
         self.ledger.set_folding(live);
         let arrivals: Vec<Arrival<'_>> = records
             .iter()

@@ -6,6 +6,9 @@
 //!
 //! The log of that time ended with the last event known by then: what is dated later, such as the end of a discount
 //! that no event tells, had not happened yet. A table is worked out when a query first reads it.
+//!
+//! A pipeline's file is run in batch over the same tables ([`Question::run`]), or, where nothing of the past is asked
+//! for, over those of the last checkpoint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,8 +38,9 @@ use tokio::sync::OnceCell;
 use super::{
     CLOCK, Error, LEDGER_FINGERPRINT, SCORES,
     checkpoint::rules_fingerprint,
-    readers::{Finality, newest, with_is_final_by},
-    recovery::relations,
+    collect_one,
+    readers::{Finality, Stored, committed_sources, with_is_final_by},
+    recovery::{conform, relations},
     store::user_table,
     watermark::{MAX_SKEW_MICROS, complete},
 };
@@ -47,15 +51,16 @@ use crate::{
         rows::{ItemState, LedgerEntry},
     },
     serve::{UserTable, lazy::LazyTable},
-    sink::delta,
-    storage::{Home, Location},
+    storage::Home,
     stream::{
         batch,
         calendar::local_day,
+        checkpoint::Manifest,
         closed_between,
         epoch::Completeness,
         file::{Emit, PipelineFile},
-        graph::plan_all,
+        graph::{plan_all, upstream},
+        pipeline::Pipeline,
     },
     stripe::{ids::AccountId, types::Scope},
     tables::{self, Source, Table, read, rows},
@@ -106,16 +111,66 @@ type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
 /// # Errors
 /// When the checkpoints or a table cannot be read, or a pipeline's file is not right.
 pub async fn history_tables(home: &Home, question: Question) -> Result<Vec<UserTable>, Error> {
-    let Some(manifest) = newest(home).await? else { return Ok(Vec::new()) };
-    let fingerprint = rules_fingerprint(&question.rules, &question.account);
-    let counted_so = manifest.fingerprints.get(LEDGER_FINGERPRINT) == Some(&fingerprint);
+    match committed_sources(home).await? {
+        Some((manifest, tables)) => past_tables(&manifest, &tables, question).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+impl Question {
+    /// Whether the rules are those by which the ledger of a checkpoint was made.
+    fn counts_so(&self, manifest: &Manifest) -> bool {
+        manifest.fingerprints.get(LEDGER_FINGERPRINT) == Some(&rules_fingerprint(&self.rules, &self.account))
+    }
+
+    /// What the file of pipeline `name` says when it is run once, in batch. Where nothing of the past is asked for, it
+    /// reads the tables of the last checkpoint, those of other pipelines too, and its open windows are in the answer
+    /// although it emits on close; else it is the table that was asked for. One that runs on a schedule runs as of the
+    /// last boundary. `None` before the first checkpoint.
+    ///
+    /// # Errors
+    /// When the tables cannot be read, the file is not right or cannot be maintained, or it fails on the rows.
+    pub async fn run(self, home: &Home, name: &str) -> Result<Option<RecordBatch>, Error> {
+        let Some((manifest, tables)) = committed_sources(home).await? else { return Ok(None) };
+        let files = upstream(&self.pipelines, name);
+        let planned = plan_all(files.clone(), &relations()?, &self.parameters, &self.settings).await?;
+        let pipeline = planned.iter().find(|pipeline| pipeline.name() == name);
+        let pipeline = pipeline.ok_or_else(|| Error::NoPipeline(name.to_owned()))?;
+        if self.as_of.is_none() && self.known_at.is_none() && self.counts_so(&manifest) {
+            return self.run_now(&manifest, &tables, pipeline).await.map(Some);
+        }
+        let past = past_tables(&manifest, &tables, Self { pipelines: files, ..self }).await?;
+        let table = past.into_iter().find(|table| table.name == name);
+        let table = table.ok_or_else(|| Error::NotMade(name.to_owned()))?;
+        let rows = collect_one(SessionContext::new().read_table(table.provider)?).await?;
+        conform(&rows, pipeline.schema()).map(Some)
+    }
+
+    async fn run_now(&self, manifest: &Manifest, tables: &Stored, pipeline: &Pipeline) -> Result<RecordBatch, Error> {
+        let (name, file) = (pipeline.name(), pipeline.file());
+        let none = BTreeMap::new();
+        let parameters = file.parameters(self.parameters.get(name).unwrap_or(&none), &self.settings)?;
+        let mut sources = Tables::new();
+        for source in pipeline.sources() {
+            let table = tables.get(source).ok_or_else(|| Error::NotMade(source.clone()))?;
+            sources.insert(source.clone(), Arc::clone(table));
+        }
+        // Schedules follow the newest event, for which nothing late is waited.
+        let lateness = super::micros(self.allowed_lateness);
+        let clock = manifest.watermark.map(|watermark| (watermark.micros().saturating_add(lateness), self.zone));
+        let rows = batch::run(file, parameters, file.boundary(clock), pipeline.schema(), &sources).await;
+        rows.map_err(|source| Error::PipelineFailed { name: name.to_owned(), source })
+    }
+}
+
+async fn past_tables(manifest: &Manifest, tables: &Stored, question: Question) -> Result<Vec<UserTable>, Error> {
+    let counted_so = question.counts_so(manifest);
     let question = Arc::new(question);
-    let root = home.tables();
-    let stored = stored(&root, &question).await?;
+    let stored = stored(tables, &question)?;
 
     let watermark = Arc::new(AtomicI64::new(manifest.watermark.map_or(i64::MIN, EventTime::micros)));
     let clock = Arc::new(LogClock {
-        archive: delta::read(&root, ARCHIVE).await?,
+        archive: tables.get(ARCHIVE).cloned(),
         stored: stored.get(CLOCK).cloned(),
         known_at: question.known_at,
         lateness_micros: super::micros(question.allowed_lateness),
@@ -162,14 +217,14 @@ pub async fn history_tables(home: &Home, question: Question) -> Result<Vec<UserT
 }
 
 /// Every table of the engine, without the rows that were not known or had not happened.
-async fn stored(root: &Location, question: &Question) -> Result<Tables, Error> {
+fn stored(committed: &Stored, question: &Question) -> Result<Tables, Error> {
     let mut found = Tables::new();
     let all = tables::all().map_err(|error| Error::Internal(error.to_string()))?;
     for table in all.iter().filter(|table| table.source == Source::Engine) {
-        if let Some(provider) = delta::read(root, &table.name).await? {
+        if let Some(provider) = committed.get(&table.name) {
             let provider = match condition(table, question) {
-                Some(condition) => filtered(&table.name, provider, condition)?,
-                None => provider,
+                Some(condition) => filtered(&table.name, Arc::clone(provider), condition)?,
+                None => Arc::clone(provider),
             };
             found.insert(table.name.clone(), provider);
         }

@@ -16,6 +16,7 @@ mod decode;
 mod epoch;
 mod history;
 mod late;
+mod memory;
 mod moments;
 mod pipelines;
 mod plan;
@@ -68,6 +69,7 @@ use self::{
     alerts::PendingAlerts,
     apply::Coming,
     checkpoint::UnderWay,
+    memory::Memory,
     pipelines::{Running, State},
     readers::{Finality, with_is_final},
     reading::Ahead,
@@ -87,7 +89,10 @@ use crate::{
     sink,
     storage::{self, Home},
     stream::{self, Cell, checkpoint::Checkpoints, conversion::SharedRates, epoch::Completeness, file::PipelineFile},
-    stripe::{counts::UnknownCounts, ids::AccountId},
+    stripe::{
+        counts::UnknownCounts,
+        ids::{AccountId, EventId},
+    },
     tables,
     time::{Clock, EventTime},
 };
@@ -216,6 +221,17 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// The log's end cannot be reached in the memory that there is.
+    #[error(
+        "{used_mib} MiB of memory are in use and the budget is {budget_mib} MiB, so the log is not read any further; \
+         what was read is in the tables. Raise engine.memory_mib, or give the machine more"
+    )]
+    OutOfMemory {
+        /// What the process uses.
+        used_mib: u64,
+        /// What it may use.
+        budget_mib: u64,
+    },
     /// Rows could not be put together.
     #[error("rows could not be put together: {0}")]
     Arrow(#[from] arrow::error::ArrowError),
@@ -238,6 +254,8 @@ pub struct Options {
     pub take_over: bool,
     /// Whose events those without an account are.
     pub account: AccountId,
+    /// Events that are not read: they become rows of `rejected_events`.
+    pub skip: Arc<BTreeSet<EventId>>,
     /// The rules of recurring revenue.
     pub rules: Rules,
     /// The pipelines.
@@ -252,6 +270,8 @@ pub struct Options {
     pub allowed_lateness: Duration,
     /// The time between two checkpoints while there is no backlog.
     pub checkpoint_interval: Duration,
+    /// Bytes of the process at which reading waits; three quarters of the machine's, or the container's, if not set.
+    pub memory: Option<u64>,
 }
 
 impl Options {
@@ -311,6 +331,9 @@ pub struct Engine {
     newest_append: EventTime,
     log_clock: RecordBatch,
     unknown: UnknownCounts,
+    memory: Memory,
+    /// Whether what is read is history that is brought in: nothing is late, nobody is alerted.
+    backfills: bool,
     saved_state: SavedState,
     progress: Progress,
     watch: watch::Sender<Progress>,
@@ -383,9 +406,24 @@ impl Engine {
         self.unless_superseded(drained).await
     }
 
+    /// Reads the log to its present end as history that is brought in: nothing in it is late, however far behind its
+    /// neighbours it is, and nobody is alerted of it, however young. Makes everything durable.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was durable stays so.
+    pub async fn backfill(&mut self) -> Result<Progress, Error> {
+        self.backfills = true;
+        let drained = self.drain().await?;
+        // The next start offers what the newest checkpoint changed to the alerts: this one changes nothing.
+        let decided = self.decide_checkpoint().await;
+        self.unless_superseded(decided).await?;
+        Ok(drained)
+    }
+
     async fn read_to_the_end(&mut self) -> Result<Progress, Error> {
         let goal = self.log.end_offsets().await?;
         while self.offsets.iter().zip(&goal).any(|(offset, end)| offset < end) {
+            self.wait_for_room().await?;
             self.epoch().await?;
             self.look_after_checkpoint().await?;
             if self.is_checkpoint_due() {
@@ -427,6 +465,10 @@ impl Engine {
         while !*stop.borrow_and_update() {
             self.look_after_checkpoint().await?;
             self.attend().await?;
+            if self.is_out_of_memory().await? {
+                self.rest().await;
+                continue;
+            }
             let read = match self.epoch().await {
                 Err(Error::Log(log::Error::Unavailable(reason))) => {
                     tracing::warn!(reason, "the event log is not available; trying again");

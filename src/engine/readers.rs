@@ -11,13 +11,14 @@ use std::{
 };
 
 use arrow::{
-    array::{AsArray, BooleanArray},
+    array::{ArrayRef, AsArray, BooleanArray},
     datatypes::{DataType, Date32Type, TimestampMicrosecondType},
 };
+use chrono::Months;
 use chrono_tz::Tz;
 use datafusion::{
     catalog::TableProvider,
-    common::{Column, Result as PlanResult, exec_err},
+    common::{Column, Result as PlanResult, TableReference, exec_err},
     datasource::{MemTable, ViewTable, provider_as_source},
     logical_expr::{
         ColumnarValue, Expr, JoinType, LogicalPlanBuilder, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature,
@@ -29,8 +30,12 @@ use futures::future::try_join_all;
 use super::{CLOCK, Error, status, store::user_table, swap, watermark::complete};
 use crate::{
     serve::UserTable,
-    sink::delta,
-    storage::Home,
+    sink::{
+        self,
+        commits::{self, Commit},
+        delta,
+    },
+    storage::{Home, Location},
     stream::{
         calendar,
         checkpoint::{self, Manifest},
@@ -38,8 +43,17 @@ use crate::{
     tables,
 };
 
-/// The column that says whether the watermark has passed the end of a row's day.
+/// The column that says whether the watermark has passed the end of a row's window.
 const IS_FINAL: &str = "is_final";
+
+/// Columns that say of which window a row is, the first that a table has counting.
+const WINDOWS: [(&str, Window); 4] =
+    [("window_end", Window::End), ("day", Window::Day), ("as_of", Window::Day), ("month", Window::Month)];
+
+/// How often a view of all tables is tried to be read while an engine goes on, and how long is waited in between: what
+/// it has decided it applies and publishes in a moment. After a crash the next start does.
+const TRIES: u32 = 5;
+const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 
 /// Tables as they are stored, by name.
 pub(super) type Stored = BTreeMap<String, Arc<dyn TableProvider>>;
@@ -89,7 +103,68 @@ impl Hash for Finality {
     }
 }
 
-/// Adds `is_final` where the contract has it.
+/// How the end of a row's window follows from a column.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Window {
+    /// It is the end.
+    End,
+    /// It is a day in the merchant's zone.
+    Day,
+    /// It is the first day of a month in the merchant's zone.
+    Month,
+}
+
+impl Window {
+    /// The column by which a table says of which window its rows are. In a table of the contract it is part of the key,
+    /// and the contract says whether rows can still change when the window is over. In another one it is `window_end`,
+    /// as for `emit: on_close`: of what says only when a window began nobody knows when it ends.
+    fn of(table: &UserTable) -> Option<(&'static str, Self)> {
+        if let Ok(contract) = tables::get(&table.name) {
+            let in_key = |(name, _): &(&'static str, Self)| contract.key.iter().any(|key| key == name);
+            return WINDOWS.into_iter().find(in_key).filter(|_| contract.has_is_final);
+        }
+        let schema = table.provider.schema();
+        let kind = |name: &str| schema.field_with_name(name).ok().map(|field| field.data_type().clone());
+        let (end, window) = WINDOWS[0];
+        (kind(end) == Some(window.data_type()) && kind(IS_FINAL).is_none()).then_some((end, window))
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self::End => tables::timestamptz(),
+            Self::Day | Self::Month => DataType::Date32,
+        }
+    }
+
+    /// The instants at which windows end, in microseconds since 1970.
+    fn ends(self, column: &ArrayRef, zone: Tz) -> Vec<Option<i64>> {
+        let first_day_after = |day: i32| match self {
+            Self::Month => {
+                let next = Date32Type::to_naive_date_opt(day)?.checked_add_months(Months::new(1))?;
+                Some(Date32Type::from_naive_date(next))
+            }
+            Self::End | Self::Day => day.checked_add(1),
+        };
+        match self {
+            Self::End => column.as_primitive::<TimestampMicrosecondType>().iter().collect(),
+            Self::Day | Self::Month => {
+                let days = column.as_primitive::<Date32Type>().iter();
+                days.map(|day| calendar::first_instant(first_day_after(day?)?, zone)).collect()
+            }
+        }
+    }
+
+    /// For clients.
+    fn comment(self) -> &'static str {
+        match self {
+            Self::End => "Whether the watermark has passed window_end",
+            Self::Day => "Whether the watermark has passed the end of the day",
+            Self::Month => "Whether the watermark has passed the end of the month",
+        }
+    }
+}
+
+/// Adds `is_final` to every table whose rows are of windows of event time.
 pub(super) fn with_is_final(tables: Vec<UserTable>, finality: &Finality) -> Result<Vec<UserTable>, Error> {
     let clock = tables.iter().find(|table| table.name == CLOCK).map(|table| Arc::clone(&table.provider));
     let Some(clock) = clock else { return Ok(tables) };
@@ -105,10 +180,9 @@ pub(super) fn with_is_final_by(
     tables
         .into_iter()
         .map(|mut table| {
-            if tables::get(&table.name).is_ok_and(|contract| contract.has_is_final) {
-                table.provider = final_view(&table.name, table.provider, clock, finality)?;
-                let comment = "Whether the watermark has passed the end of the day".to_owned();
-                table.column_comments.push((IS_FINAL.to_owned(), comment));
+            if let Some((column, window)) = Window::of(&table) {
+                table.provider = final_view(&table.name, table.provider, (column, window), clock, finality)?;
+                table.column_comments.push((IS_FINAL.to_owned(), window.comment().to_owned()));
             }
             Ok(table)
         })
@@ -139,14 +213,34 @@ pub async fn committed_tables(home: &Home, zone: Tz, allowed_lateness: Duration)
     with_is_final(found, &Finality { zone, lateness_micros, watermark: Arc::new(AtomicI64::new(watermark)) })
 }
 
-/// The newest manifest of a data directory and the tables it names, as they are stored; `None` before the first.
+/// The newest manifest of a data directory and its tables, as they are stored, all of one checkpoint: the newest row of
+/// `commits` names the version of each, whatever an engine has applied since. `None` before the first row.
+///
+/// # Errors
+/// [`sink::Error::Gone`] when the tables go on faster than they are read.
 pub(super) async fn committed_sources(home: &Home) -> Result<Option<(Manifest, Stored)>, Error> {
-    let Some(manifest) = newest(home).await? else { return Ok(None) };
     let root = home.tables();
-    let read = try_join_all(manifest.tables.keys().map(|name| delta::read(&root, name))).await?;
-    let found = manifest.tables.keys().zip(read).filter_map(|(name, provider)| Some((name.clone(), provider?)));
-    let found = found.collect();
-    Ok(Some((manifest, found)))
+    let mut tries = 1;
+    loop {
+        let Some(manifest) = newest(home).await? else { return Ok(None) };
+        let Some(commit) = commits::newest(&root).await? else { return Ok(None) };
+        let is_last = tries == TRIES;
+        if is_last || [manifest.number, manifest.speaks_of()].contains(&commit.number) {
+            match at(&root, &commit).await {
+                Err(sink::Error::Gone { .. }) if !is_last => {}
+                read => return Ok(Some((manifest, read?))),
+            }
+        }
+        tries += 1;
+        tokio::time::sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// The tables at the versions that a row of `commits` names. One that was deleted is left out: the others can be read.
+async fn at(root: &Location, commit: &Commit) -> Result<Stored, sink::Error> {
+    let read = commit.versions.iter().map(|(name, version)| delta::read_version(root, name, *version));
+    let read = try_join_all(read).await?;
+    Ok(commit.versions.keys().zip(read).filter_map(|(name, table)| Some((name.clone(), table?))).collect())
 }
 
 /// The newest manifest of a home, for a process that does not own it; `None` before the first.
@@ -157,26 +251,28 @@ pub(super) async fn newest(home: &Home) -> Result<Option<Manifest>, Error> {
     Ok(checkpoint::peek(home.checkpoints().as_ref()).await?)
 }
 
-/// A day is final when the watermark has passed its end, and so has the time of its own account and mode: another
+/// A window is final when the watermark has passed its end, and so has the time of its own account and mode: another
 /// one's events say nothing of it.
 fn final_view(
     name: &str,
     provider: Arc<dyn TableProvider>,
+    (of, window): (&str, Window),
     clock: &Arc<dyn TableProvider>,
     finality: &Finality,
 ) -> Result<Arc<dyn TableProvider>, Error> {
-    let arguments = vec![DataType::Date32, tables::timestamptz()];
-    let signature = Signature::exact(arguments, Volatility::Volatile);
-    let is_final = ScalarUDF::from(IsFinal { signature, finality: finality.clone() });
-    let column = |table: &str, name: &str| Expr::Column(Column::new(Some(table), name));
+    let signature = Signature::exact(vec![window.data_type(), tables::timestamptz()], Volatility::Volatile);
+    let is_final = ScalarUDF::from(IsFinal { signature, window, finality: finality.clone() });
+    let qualified = |table: &str, name: &str| Column::new(Some(TableReference::bare(table)), name);
+    let column = |table: &str, name: &str| Expr::Column(qualified(table, name));
     let mut columns: Vec<Expr> = provider.schema().fields().iter().map(|field| column(name, field.name())).collect();
-    columns.push(is_final.call(vec![column(name, "day"), column(CLOCK, "last_event_at")]).alias(IS_FINAL));
-    let scope = |table: &str| vec![Column::new(Some(table), "account"), Column::new(Some(table), "livemode")];
-    let plan = LogicalPlanBuilder::scan(name, provider_as_source(provider), None)?
+    columns.push(is_final.call(vec![column(name, of), column(CLOCK, "last_event_at")]).alias(IS_FINAL));
+    let scope = |table: &str| ["account", "livemode"].map(|name| qualified(table, name)).to_vec();
+    // The clock, which has few rows, is the side that a join holds in memory.
+    let plan = LogicalPlanBuilder::scan(CLOCK, provider_as_source(Arc::clone(clock)), None)?
         .join(
-            LogicalPlanBuilder::scan(CLOCK, provider_as_source(Arc::clone(clock)), None)?.build()?,
-            JoinType::Left,
-            (scope(name), scope(CLOCK)),
+            LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(provider), None)?.build()?,
+            JoinType::Right,
+            (scope(CLOCK), scope(name)),
             None,
         )?
         .project(columns)?
@@ -184,9 +280,11 @@ fn final_view(
     Ok(Arc::new(ViewTable::new(plan, None)))
 }
 
+/// Whether the window of a row is over: of what says which window it is of, and the last event of its account and mode.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct IsFinal {
     signature: Signature,
+    window: Window,
     finality: Finality,
 }
 
@@ -204,22 +302,18 @@ impl ScalarUDFImpl for IsFinal {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
-        let [days, last_events] = args.args.as_slice() else {
-            return exec_err!("{IS_FINAL} takes a day and an instant");
+        let [windows, last_events] = args.args.as_slice() else {
+            return exec_err!("{IS_FINAL} takes a window and an instant");
         };
-        let (days, last_events) = (days.to_array(args.number_rows)?, last_events.to_array(args.number_rows)?);
-        let watermark = self.finality.watermark.load(Ordering::Relaxed);
-        let ended = |day: i32, last_event: i64| {
-            let complete = complete(watermark, last_event, self.finality.lateness_micros);
-            calendar::first_instant(day + 1, self.finality.zone).is_some_and(|end| end <= complete)
-        };
+        let (windows, last_events) = (windows.to_array(args.number_rows)?, last_events.to_array(args.number_rows)?);
+        let Finality { zone, lateness_micros, watermark } = &self.finality;
+        let watermark = watermark.load(Ordering::Relaxed);
+        let ends = self.window.ends(&windows, *zone);
         let last_events = last_events.as_primitive::<TimestampMicrosecondType>();
-        let finals: BooleanArray = days
-            .as_primitive::<Date32Type>()
-            .iter()
-            .zip(last_events)
-            .map(|(day, last_event)| Some(ended(day?, last_event?)))
-            .collect();
-        Ok(ColumnarValue::Array(Arc::new(finals)))
+        let finals = ends.into_iter().zip(last_events).map(|(end, last_event)| {
+            let complete = complete(watermark, last_event?, *lateness_micros);
+            end.map(|end| end <= complete)
+        });
+        Ok(ColumnarValue::Array(Arc::new(finals.collect::<BooleanArray>())))
     }
 }

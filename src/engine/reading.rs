@@ -1,17 +1,20 @@
 //! Reading the log: records with what they say. While there is a backlog the records of the next epoch are read and
 //! decoded beside the work on this one.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 
 use super::{
-    Engine, Error,
+    Engine, Error, Options,
     decode::{Decoded, decode},
 };
 use crate::{
     log::{EventLog, Record},
-    stripe::{counts::UnknownCounts, ids::AccountId},
+    stripe::{
+        counts::UnknownCounts,
+        ids::{AccountId, EventId},
+    },
 };
 
 /// Records of one epoch when there is a backlog: large enough that the fixed cost of an epoch is small beside them. As
@@ -41,18 +44,27 @@ impl Engine {
     pub(super) async fn read(&mut self) -> Result<Read, Error> {
         match self.ahead.take() {
             Some(ahead) => ahead.await.map_err(|error| Error::Internal(error.to_string()))?,
-            None => read(Arc::clone(&self.log), self.offsets.clone(), self.options.account.clone()).await,
+            None => self.reading().await,
         }
     }
 
     /// Begins to read what follows the records that are worked on.
     pub(super) fn read_ahead(&mut self) {
-        let (log, account) = (Arc::clone(&self.log), self.options.account.clone());
-        self.ahead = Some(tokio::spawn(read(log, self.offsets.clone(), account)));
+        self.ahead = Some(tokio::spawn(self.reading()));
+    }
+
+    fn reading(&self) -> impl Future<Output = Result<Read, Error>> + Send + use<> {
+        let Options { account, skip, .. } = &self.options;
+        read(Arc::clone(&self.log), self.offsets.clone(), account.clone(), Arc::clone(skip))
     }
 }
 
-async fn read(log: Arc<dyn EventLog>, offsets: Vec<u64>, account: AccountId) -> Result<Read, Error> {
+async fn read(
+    log: Arc<dyn EventLog>,
+    offsets: Vec<u64>,
+    account: AccountId,
+    skip: Arc<BTreeSet<EventId>>,
+) -> Result<Read, Error> {
     let ends = log.end_offsets().await?;
     let waiting: Vec<usize> = (0..offsets.len()).filter(|p| offsets[*p] < ends[*p]).collect();
     if waiting.is_empty() {
@@ -63,7 +75,7 @@ async fn read(log: Arc<dyn EventLog>, offsets: Vec<u64>, account: AccountId) -> 
     let reads = waiting.into_iter().map(|p| log.read(u32::try_from(p).unwrap_or(u32::MAX), offsets[p], share, LINGER));
     let records: Vec<Record> = futures::future::try_join_all(reads).await?.into_iter().flatten().collect();
     let mut unknown = UnknownCounts::default();
-    let decoded = tokio::task::block_in_place(|| decode(&records, &account, &mut unknown))?;
+    let decoded = tokio::task::block_in_place(|| decode(&records, &account, &skip, &mut unknown))?;
     let later_ends = if records.is_empty() { ends.clone() } else { log.end_offsets().await? };
     Ok(Read { ends, later_ends, records, decoded, unknown })
 }

@@ -14,8 +14,8 @@ use futures::future::join_all;
 use tokio::sync::watch;
 
 use super::{
-    CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Options, PAUSED, PendingAlerts, Progress,
-    Requests, Running, SCORES, SavedState, Scorer, Shown, State, Watermark, backup,
+    CLOCK, EXPANSIONS, Engine, Error, FAILED, FEATURES, LEDGER_FINGERPRINT, Memory, Options, PAUSED, PendingAlerts,
+    Progress, Requests, Running, SCORES, SavedState, Scorer, Shown, State, Watermark, backup,
     blobs::{from_ipc, is_of_pipeline, pipeline_state},
     checkpoint::{EngineState, rules_fingerprint},
     late::LATE_CHANGES,
@@ -177,6 +177,8 @@ impl Engine {
             newest_append: EventTime::MIN,
             log_clock: rows::log_clock(&clock_rows)?,
             unknown: UnknownCounts::default(),
+            memory: Memory::new(options.memory),
+            backfills: false,
             saved_state,
             progress: Progress::default(),
             watch: watch::channel(Progress::default()).0,

@@ -63,6 +63,8 @@ pub struct Status {
     pub pipelines: Vec<PipelineStatus>,
     /// Where the time of the engine that took it went.
     pub stages: Stages,
+    /// Bytes of memory that engine used, and its budget, at which reading waits.
+    pub memory: (u64, u64),
 }
 
 /// How a data directory is; `None` before the first checkpoint.
@@ -71,11 +73,11 @@ pub struct Status {
 /// When the newest checkpoint cannot be read.
 pub async fn status(home: &Home) -> Result<Option<Status>, Error> {
     let Some(manifest) = newest(home).await? else { return Ok(None) };
-    let (pipelines, stages) = match of_manifest(home, &manifest).await? {
-        Some(state) => (state.pipelines, state.stages),
+    let (pipelines, stages, memory) = match of_manifest(home, &manifest).await? {
+        Some(state) => (state.pipelines, state.stages, state.memory),
         None => Default::default(),
     };
-    Ok(Some(Status { running: checkpoint::is_locked(&home.engine_dir())?, manifest, pipelines, stages }))
+    Ok(Some(Status { running: checkpoint::is_locked(&home.engine_dir())?, manifest, pipelines, stages, memory }))
 }
 
 /// How the engine was when a manifest was decided. A blob of it may go while an engine runs: nothing is known then.

@@ -6,11 +6,21 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{
-    array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+    array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
     datatypes::{DataType, Field, Schema, TimeUnit},
 };
 
-use super::{Error, TableSpec, delta::DeltaTable};
+use datafusion::{
+    error::DataFusionError,
+    logical_expr::{col, lit},
+    prelude::SessionContext,
+};
+
+use super::{
+    Error, TableSpec,
+    delta::{self, DeltaTable},
+    storage,
+};
 use crate::{
     storage::Location,
     stream::checkpoint::{Manifest, Ownership},
@@ -76,4 +86,37 @@ pub async fn publish(
     ownership.check().await?;
     commits.append(manifest.number, &staged).await?;
     Ok(())
+}
+
+/// A row of the table: what a checkpoint has made of all tables.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Commit {
+    /// The manifest that was applied.
+    pub number: u64,
+    /// The version of every table.
+    pub versions: BTreeMap<String, u64>,
+}
+
+/// The newest row, for a process that does not own the tables; `None` before the first.
+///
+/// # Errors
+/// [`Error::Storage`]; [`Error::Bug`] when the row is not one that this program writes.
+pub async fn newest(root: &Location) -> Result<Option<Commit>, Error> {
+    let Some((table, number)) = delta::read_applied(root, NAME).await? else { return Ok(None) };
+    if number == 0 {
+        return Ok(None);
+    }
+    let bug = |reason: String| Error::Bug { table: NAME.to_owned(), reason };
+    let row = i64::try_from(number).map_err(|error| bug(error.to_string()))?;
+    let read = async {
+        // One file has it, and the files say which numbers they have.
+        let rows = SessionContext::new().read_table(table)?.filter(col("number").eq(lit(row)))?;
+        rows.select_columns(&["tables"])?.collect().await
+    };
+    let rows = read.await.map_err(|error: DataFusionError| storage(NAME, error.into()))?;
+    let text = rows.iter().find(|batch| batch.num_rows() > 0);
+    let text = text.ok_or_else(|| bug(format!("it has checkpoint {number}, but no row of it")))?;
+    let text = text.column(0).as_string_opt::<i32>().ok_or_else(|| bug("`tables` is no text".to_owned()))?;
+    let versions = serde_json::from_str(text.value(0)).map_err(|error| bug(error.to_string()))?;
+    Ok(Some(Commit { number, versions }))
 }

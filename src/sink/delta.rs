@@ -93,7 +93,7 @@ impl DeltaTable {
     async fn of(table: deltalake::DeltaTable, spec: TableSpec) -> Result<Self, Error> {
         let failed = |source| storage(&spec.name, source);
         let incarnation = table.snapshot().map_err(failed)?.metadata().id().to_owned();
-        let transaction = format!("tributary/{}/{incarnation}", spec.name);
+        let transaction = transaction(&spec.name, &incarnation);
         let provider = layout::provider(&table).map_err(failed)?;
         let mut table = Self { spec, table, incarnation, transaction, applied: 0, provider };
         table.adopt().await?;
@@ -266,10 +266,7 @@ impl DeltaTable {
             let reason = "it was replaced by another table".to_owned();
             return Err(Error::Mismatch { table: self.spec.name.clone(), reason });
         }
-        let log_store = self.table.log_store();
-        let version = state.transaction_version(log_store.as_ref(), &self.transaction).await;
-        let version = version.map_err(|source| self.storage(source))?.unwrap_or_default();
-        self.applied = u64::try_from(version).map_err(|_| self.bug(format!("transaction version {version}")))?;
+        self.applied = applied(&self.table, &self.spec.name, &self.transaction).await?;
         self.provider = layout::provider(&self.table).map_err(|source| self.storage(source))?;
         Ok(())
     }
@@ -420,7 +417,50 @@ pub async fn read(root: &Location, name: &str) -> Result<Option<Arc<dyn TablePro
     }
 }
 
-/// The same, if the table has all its files.
+/// The same, with the number of the last checkpoint whose work it has.
+///
+/// # Errors
+/// [`Error::Storage`].
+pub(super) async fn read_applied(root: &Location, name: &str) -> Result<Option<(Arc<dyn TableProvider>, u64)>, Error> {
+    let Some(table) = load(root, name).await? else { return Ok(None) };
+    let failed = |source| storage(name, source);
+    let transaction = transaction(name, table.snapshot().map_err(failed)?.metadata().id());
+    let applied = applied(&table, name, &transaction).await?;
+    Ok(Some((layout::provider(&table).map_err(failed)?, applied)))
+}
+
+/// `<root>/<name>` as it was at `version`, for reading by a process that does not own it; `None` when there is no such
+/// table.
+///
+/// # Errors
+/// [`Error::Gone`] when there is no such version any more: the table was made again, or maintenance has deleted what
+/// the version needs; [`Error::Storage`].
+pub async fn read_version(root: &Location, name: &str, version: u64) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+    let gone = || Error::Gone { table: name.to_owned(), version };
+    let failed = |source| storage(name, source);
+    let mut table = layout::locate(root, name);
+    if !table.verify_deltatable_existence().await.map_err(failed)? {
+        return Ok(None);
+    }
+    if let Err(source) = table.load_version(version).await {
+        // Whether the store or the version is the reason shows in the newest one.
+        return Err(if load(root, name).await.is_ok() { gone() } else { failed(source) });
+    }
+    let newest = table.get_latest_version().await.map_err(|source| match source {
+        DeltaTableError::InvalidVersion(_) => gone(),
+        source => failed(source),
+    })?;
+    // Only of what the table has left behind files are deleted.
+    if newest > version {
+        check_files(&table, name).await.map_err(|error| match error {
+            Error::Damaged { .. } => gone(),
+            other => other,
+        })?;
+    }
+    layout::provider(&table).map(Some).map_err(failed)
+}
+
+/// The newest snapshot of `<root>/<name>`, if the table has all its files; `None` when there is no such table.
 ///
 /// # Errors
 /// [`Error::Storage`]; [`Error::Damaged`] when it lacks a file.
@@ -428,6 +468,20 @@ pub async fn read_whole(root: &Location, name: &str) -> Result<Option<Arc<dyn Ta
     let Some(table) = load(root, name).await? else { return Ok(None) };
     check_files(&table, name).await?;
     layout::provider(&table).map(Some).map_err(|source| storage(name, source))
+}
+
+/// The name under which a table remembers which checkpoint it has.
+fn transaction(name: &str, incarnation: &str) -> String {
+    format!("tributary/{name}/{incarnation}")
+}
+
+/// The number of the last checkpoint whose work a loaded table has; 0 before the first.
+async fn applied(table: &deltalake::DeltaTable, name: &str, transaction: &str) -> Result<u64, Error> {
+    let failed = |source| storage(name, source);
+    let state = table.snapshot().map_err(failed)?;
+    let version = state.transaction_version(table.log_store().as_ref(), transaction).await.map_err(failed)?;
+    let version = version.unwrap_or_default();
+    u64::try_from(version).map_err(|_| bug(name, format!("transaction version {version}")))
 }
 
 async fn load(root: &Location, name: &str) -> Result<Option<deltalake::DeltaTable>, Error> {

@@ -2,7 +2,7 @@
 //!
 //! A sink carries out what a checkpoint decided, exactly once and in any number of tries; it never decides what to
 //! write. [`delta`] is one table, [`apply`] carries out a manifest on all of them, [`commits`] publishes which
-//! versions belong together.
+//! versions belong together, and says so to readers.
 
 pub mod apply;
 pub mod commits;
@@ -74,6 +74,16 @@ pub enum Error {
         file: String,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// Ask again: the table has gone on.
+    #[error(
+        "table {table} no longer has version {version}, which the newest row of `commits` names: it went on while it was read; ask again, and where that does not help, make the tables again with `tributary rebuild`"
+    )]
+    Gone {
+        /// The table.
+        table: String,
+        /// The version that was asked for.
+        version: u64,
     },
     /// Stop the other writer.
     #[error(

@@ -122,6 +122,12 @@ impl BatchBuilder {
         Ok(Self { schema: Arc::clone(&table.schema), columns })
     }
 
+    /// With room for so many bytes of text in a column of long ones, which would be copied again and again as it grows.
+    pub(crate) fn with_text(mut self, column: &str, rows: usize, bytes: usize) -> Result<Self, Error> {
+        self.columns[self.schema.index_of(column)?] = Column::Text(StringBuilder::with_capacity(rows, bytes));
+        Ok(self)
+    }
+
     /// Appends one row: one cell for each column, in order.
     pub(crate) fn row<const N: usize>(&mut self, cells: [Cell<'_>; N]) -> Result<(), Error> {
         if N != self.columns.len() {

@@ -74,7 +74,7 @@ pub struct Table {
     pub schema: SchemaRef,
     /// What identifies a row; empty for appended tables.
     pub key: Vec<String>,
-    /// Whether readers see a computed `is_final`.
+    /// Whether readers see a computed `is_final`: once the window of a row is over, only what comes late changes it.
     pub has_is_final: bool,
 }
 

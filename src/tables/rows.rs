@@ -55,6 +55,7 @@ pub struct RejectedEvent {
     pub kind: Option<String>,
     pub partition: u32,
     pub offset: u64,
+    pub body: Option<String>,
 }
 
 /// The score of one customer, for `customer_scores`.
@@ -78,8 +79,10 @@ pub struct ScoreRow<'a> {
 /// # Errors
 /// When a row does not fit the contract: a bug.
 pub fn events_archive(rows: &[ArchivedEvent<'_>]) -> Result<RecordBatch, Error> {
-    build("events_archive", rows, |b, r| {
-        b.row([
+    let bytes = rows.iter().map(|row| row.body.len()).sum();
+    let mut builder = BatchBuilder::new(get("events_archive")?, rows.len())?.with_text("body", rows.len(), bytes)?;
+    for r in rows {
+        builder.row([
             account(r.scope),
             r.scope.livemode.into(),
             i64::from(r.partition).into(),
@@ -89,8 +92,9 @@ pub fn events_archive(rows: &[ArchivedEvent<'_>]) -> Result<RecordBatch, Error> 
             r.kind.into(),
             r.created.into(),
             r.body.into(),
-        ])
-    })
+        ])?;
+    }
+    builder.finish()
 }
 
 /// `rejected_events`
@@ -108,6 +112,7 @@ pub fn rejected_events(rows: &[&RejectedEvent]) -> Result<RecordBatch, Error> {
             r.kind.as_deref().into(),
             i64::from(r.partition).into(),
             offset(r.offset),
+            r.body.as_deref().into(),
         ])
     })
 }

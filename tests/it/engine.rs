@@ -99,6 +99,7 @@ fn options(data_dir: &Path) -> Options {
         workshop: None,
         take_over: false,
         account: "acct_own".into(),
+        skip: Arc::default(),
         rules: Rules::default(),
         pipelines: Vec::new(),
         parameters: BTreeMap::new(),
@@ -106,6 +107,7 @@ fn options(data_dir: &Path) -> Options {
         zone: chrono_tz::UTC,
         allowed_lateness: Duration::ZERO,
         checkpoint_interval: Duration::ZERO,
+        memory: None,
     }
 }
 
