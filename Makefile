@@ -33,14 +33,15 @@ demo: setup ## Simulate an account, run everything on it, serve PostgreSQL until
 	cargo run --quiet $(CARGO_FLAGS) -- demo --data-dir $(DEMO_DIR) $(if $(ONCE),--once)
 
 test: setup-test ## Run every test, with a real Kafka, S3 server, psql and Stripe's own SDK beside it
+	scripts/minio.sh install
 	cargo test $(CARGO_FLAGS) --no-run
 	TRIBUTARY_TEST_PYTHON=$$(scripts/python-env.sh); export TRIBUTARY_TEST_PYTHON; \
-	scripts/with-kafka.sh scripts/with-minio.sh cargo test $(CARGO_FLAGS)
+	TRIBUTARY_TEST_ALL=1 scripts/with-kafka.sh scripts/with-minio.sh cargo test $(CARGO_FLAGS)
 
 soak: setup-test ## Random queries, facts and kills for SOAK_SECONDS=600 each; a failure names its seed
 	cargo test $(CARGO_FLAGS) --no-run
 	TRIBUTARY_TEST_PYTHON=$$(scripts/python-env.sh); export TRIBUTARY_TEST_PYTHON; \
-	TRIBUTARY_SOAK_SECONDS=$(SOAK_SECONDS) scripts/with-kafka.sh \
+	TRIBUTARY_TEST_ALL=1 TRIBUTARY_SOAK_SECONDS=$(SOAK_SECONDS) scripts/with-kafka.sh \
 	    cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 soak
 
 bench: setup-test ## Speed, freshness, memory and restart beside their aims, in release (CUSTOMERS=12650 MONTHS=18 SUBSCRIPTIONS=200000)

@@ -1,31 +1,49 @@
 #!/bin/sh
 # A real S3 server on this machine, for tests: MinIO, one process, on a free loopback port, with a bucket `tributary`.
 #
-#   scripts/minio.sh install   builds it if it is not there yet; fails where there is no Go
+#   scripts/minio.sh install   builds it if it is not there yet
 #   scripts/minio.sh start     starts one if none runs; prints its address. One that was killed goes on where it was
 #   scripts/minio.sh stop      stops it and removes its data
 #   scripts/minio.sh address   prints the address of the one that runs, or fails
 #
 # State (process id, port, log, data) is in $TRIBUTARY_MINIO_DIR, by default target/minio. The server is built once by
-# `go install` and kept in the cache directory. Its key is `tributary`, its secret `tributary-secret`.
+# `go install` and kept in the cache directory; Go is installed by apt-get where absent. Its key is `tributary`, its
+# secret `tributary-secret`.
 set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 state=${TRIBUTARY_MINIO_DIR:-$root/target/minio}
 version=v0.0.0-20260212201848-7aac2a2c5b7c
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tributary/minio-$version
+# What MinIO is built with where Go is too old to fetch that itself, as Debian 12's is.
+toolchain=go1.24.8
 
 say() { echo "minio.sh: $*" >&2; }
 
+# shellcheck source=scripts/packages.sh
+. "$root/scripts/packages.sh"
 # shellcheck source=scripts/server.sh
 . "$root/scripts/server.sh"
 
+# A Go that can build it comes first in PATH. From 1.21 on, Go fetches what a program asks for; before, it is fetched as
+# the module as which Go itself is published, which loses the right to execute.
+install_go() {
+    command -v go >/dev/null || install_packages golang-go
+    case $(go env GOVERSION) in
+        go1.? | go1.?.* | go1.1? | go1.1?.* | go1.20 | go1.20.*) ;;
+        *) return ;;
+    esac
+    say "fetching $toolchain (80 MB, once)"
+    module=golang.org/toolchain@v0.0.1-$toolchain.$(go env GOOS)-$(go env GOARCH)
+    GO111MODULE=on go mod download "$module" >&2
+    PATH=$(go env GOMODCACHE)/$module/bin:$PATH
+    chmod +x "${PATH%%:*}"/* "${PATH%%:*}"/../pkg/tool/*/*
+    unset GOROOT
+}
+
 install() {
     [ -x "$cache/minio" ] && return
-    if ! command -v go >/dev/null; then
-        say "there is no Go on this machine to build MinIO with"
-        exit 1
-    fi
+    install_go
     say "building MinIO (2 minutes, once) to $cache"
     mkdir -p "$cache"
     part=$(mktemp -d "$cache/part.XXXXXX")
@@ -71,5 +89,5 @@ case ${1:-} in
     start) start ;;
     stop) stop ;;
     address) running && cat "$state/address" ;;
-    *) sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

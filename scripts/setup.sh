@@ -4,8 +4,8 @@
 #   scripts/setup.sh build   what compiling needs
 #   scripts/setup.sh test    what the tests need besides
 #
-# Java and Maven, for the tests' Kafka, are looked after by scripts/kafka.sh. MinIO, for the tests of S3, is built where
-# there is Go, which is not installed for it.
+# Java and Maven, for the tests' Kafka, are looked after by scripts/kafka.sh, and Go, for their S3 server, by
+# scripts/minio.sh.
 set -eu
 
 rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$(dirname "$0")/../Cargo.toml")
@@ -41,6 +41,9 @@ command -v cargo >/dev/null || need curl command -v curl
 if [ "$1" = test ]; then
     need postgresql-client command -v psql
     need python3-venv python3 -c 'import ensurepip, venv'
+    # For disks that are full.
+    need util-linux command -v unshare
+    need mount command -v mount
 fi
 
 # shellcheck disable=SC2086 # a list of words
@@ -49,9 +52,6 @@ install_packages ${missing:+$missing ca-certificates}
 if ! command -v cargo >/dev/null; then
     say "installing Rust by rustup"
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal -c clippy -c rustfmt >&2
-fi
-if [ "$1" = test ] && command -v go >/dev/null; then
-    "$(dirname "$0")/minio.sh" install || say "MinIO could not be built: the tests of S3 will say that they are skipped"
 fi
 have=$(rustc --version | cut -d' ' -f2)
 if [ "$(printf '%s\n%s\n' "$rust" "$have" | sort -V | head -1)" != "$rust" ]; then

@@ -10,7 +10,10 @@ use std::{
 use serde_json::Value;
 use tributary::{act::ExpansionRow, time::EventTime};
 
-use crate::alerts_support::{PATIENCE, SECRET, Time, advance, appears, options, row, start, turns, units, until};
+use crate::{
+    alerts_support::{PATIENCE, SECRET, Time, advance, appears, options, row, start, turns, units, until},
+    needs,
+};
 
 /// The receiver in Python; it ends with the test.
 struct Official {
@@ -54,10 +57,7 @@ impl Drop for Official {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_official_library_verifies_what_is_sent() {
-    let Ok(python) = std::env::var("TRIBUTARY_TEST_PYTHON") else {
-        println!("skipped: set TRIBUTARY_TEST_PYTHON=\"$(scripts/python-env.sh)\" to verify with the official library");
-        return;
-    };
+    let Some(python) = needs::python() else { return };
     let data = tempfile::tempdir().unwrap();
     let official = Official::start(&python, &["500", "200"]);
     // The library compares with the real time.

@@ -31,6 +31,8 @@ use tributary::{
     time::EventTime,
 };
 
+use crate::needs;
+
 const SECRET: &str = "whsec_gateway_test";
 
 /// What the gateway's clock shows.
@@ -360,10 +362,7 @@ fn send_with_the_sdk(python: &str, url: &str, body: &[u8], arguments: &[&str]) -
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_signed_by_stripes_own_sdk_are_accepted_and_only_while_fresh() {
-    let Ok(python) = std::env::var("TRIBUTARY_TEST_PYTHON") else {
-        println!("skipped: set TRIBUTARY_TEST_PYTHON=\"$(scripts/python-env.sh)\" to sign with Stripe's SDK");
-        return;
-    };
+    let Some(python) = needs::python() else { return };
     let log = MemoryLog::new();
     // The SDK signs with the real time.
     let gateway = start_at(options(), &log, chrono::Utc::now().timestamp()).await.unwrap();

@@ -1,7 +1,7 @@
 //! What the tests of the event log share: a log of either transport in a place of its own, and other processes that
 //! use the same log.
 //!
-//! Kafka's tests run when `TRIBUTARY_TEST_KAFKA` names a broker (`scripts/with-kafka.sh` sets it).
+//! Kafka's tests run when `TRIBUTARY_TEST_KAFKA` names a broker (`scripts/with-kafka.sh` sets it); see [`crate::needs`].
 
 use std::{
     env,
@@ -24,6 +24,8 @@ use rdkafka::{
 use tempfile::TempDir;
 use tributary::log::{self, EventLog, NewRecord, Options, Position, Record, kafka};
 
+use crate::needs;
+
 /// Of every log here, unless a test says otherwise.
 pub(crate) const PARTITIONS: u32 = 4;
 
@@ -43,12 +45,9 @@ impl Place {
         Self { options, _dir: Some(dir) }
     }
 
-    /// `None`, said aloud, where there is no broker.
+    /// `None` where tests are to run without Kafka.
     pub(crate) fn kafka() -> Option<Self> {
-        let Ok(brokers) = env::var("TRIBUTARY_TEST_KAFKA") else {
-            println!("NOT RUN: no Kafka; run under scripts/with-kafka.sh");
-            return None;
-        };
+        let brokers = needs::kafka()?;
         let topic = format!("test-{:016x}", rand::random::<u64>());
         Some(Self { options: Options::Kafka(kafka_options(&brokers, &topic, true)), _dir: None })
     }
@@ -109,12 +108,10 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// `None`, said aloud, where tests are to run without Kafka.
+    /// `None` where tests are to run without Kafka.
     pub(crate) fn start() -> Option<Self> {
-        if env::var("TRIBUTARY_TEST_KAFKA").is_err() {
-            println!("NOT RUN: no Kafka; run under scripts/with-kafka.sh");
-            return None;
-        }
+        // Where the shared one runs, another one can.
+        needs::kafka()?;
         let state = tempfile::tempdir().unwrap();
         let address = Self::script(&state, "start");
         Some(Self { address, state })

@@ -28,6 +28,7 @@ mod model;
 mod model_dataset;
 mod model_registry;
 mod model_telco;
+mod needs;
 mod oracle;
 mod pipelines;
 mod pipelines_items;

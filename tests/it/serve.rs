@@ -30,15 +30,9 @@ use tributary::serve::{
     views::View,
 };
 
-const PASSWORD: &str = "correct horse";
+use crate::needs;
 
-fn psql_is_missing() -> bool {
-    let missing = Command::new("psql").arg("--version").output().is_err();
-    if missing {
-        eprintln!("skipped: psql is not installed");
-    }
-    missing
-}
+const PASSWORD: &str = "correct horse";
 
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -171,7 +165,7 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_right_user_with_the_right_password_gets_in() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -334,7 +328,7 @@ async fn a_prepared_statement_sees_the_rows_of_each_run_and_can_write_no_more_th
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_columns_and_comments_are_listed() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -359,7 +353,7 @@ async fn tables_columns_and_comments_are_listed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_arrive_exactly_and_modes_apart() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -373,7 +367,7 @@ async fn values_arrive_exactly_and_modes_apart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_of_the_last_moment_is_seen() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -390,7 +384,7 @@ async fn a_row_of_the_last_moment_is_seen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_can_be_written_created_or_configured() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -434,7 +428,7 @@ async fn nothing_can_be_written_created_or_configured() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_sets_what_is_its_own_and_nothing_that_would_mislead() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -465,7 +459,7 @@ const HEAVY: &str = "SELECT sum(a.value * b.value % 7) FROM generate_series(1, 1
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heavy_statement_ends_at_its_deadline_and_the_session_goes_on() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|options| options.statement_timeout = Duration::from_millis(300)).await;
@@ -480,7 +474,7 @@ async fn a_heavy_statement_ends_at_its_deadline_and_the_session_goes_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_statement_can_be_cancelled() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|_| {}).await;
@@ -508,7 +502,7 @@ async fn a_running_statement_can_be_cancelled() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_told_so_and_gets_in_when_another_leaves() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|options| options.max_connections = 1).await;
@@ -524,7 +518,7 @@ async fn one_connection_too_many_is_told_so_and_gets_in_when_another_leaves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_of_too_many_rows_is_an_error_and_not_a_part_of_it() {
-    if psql_is_missing() {
+    if !needs::psql() {
         return;
     }
     let server = Server::start(|options| options.row_limit = 10).await;

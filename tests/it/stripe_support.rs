@@ -1,8 +1,10 @@
 //! Stripe's own bodies as test material: webhook bodies, and the example objects of seven API versions as events.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs};
 
 use serde_json::{Value, json};
+
+use crate::needs;
 
 /// An event nobody here wrote.
 pub(crate) struct Sample {
@@ -16,16 +18,10 @@ pub(crate) struct Sample {
     pub(crate) body: String,
 }
 
-fn shared(folder: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data").join(folder)
-}
-
 fn files(folder: &str) -> Vec<(String, String)> {
-    let Ok(entries) = fs::read_dir(shared(folder)) else {
-        eprintln!("skipped: {} is not there", shared(folder).display());
-        return Vec::new();
-    };
-    let mut files: Vec<_> = entries
+    let Some(folder) = needs::shared_data(folder) else { return Vec::new() };
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "json"))
         .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), fs::read_to_string(&path).unwrap()))

@@ -10,10 +10,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{
-    intake::python,
-    support::{Running, SOON, Site},
-};
+use super::support::{Running, SOON, Said, Site};
+use crate::needs;
 
 pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -118,10 +116,8 @@ pub(super) fn seats(name: &str, began: u64, (number, time): (u32, u64), quantity
     event.to_string() + "\n"
 }
 
-#[test]
-fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
-    let Some(python) = python() else { return };
-    let mut receiver = Receiver::start(&python);
+/// A site on which expansions from 25.00 on alert.
+fn alerting(receiver: &Receiver) -> Site {
     let site = Site::new();
     let config = format!(
         "[webhooks.cs]\nurl = \"http://127.0.0.1:{}/hook\"\nsecret_env = \"CS_SECRET\"\nallow_private = true\n\n\
@@ -129,11 +125,22 @@ fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
         receiver.port
     );
     site.write("tributary.toml", &config);
-    let start = || {
-        let mut engine = Running::start(&site, "--data-dir data", &[("CS_SECRET", SECRET)]);
-        engine.word_after("port=");
-        engine
-    };
+    site
+}
+
+/// An engine that reads, and so has its rules active.
+fn started(site: &Site) -> Running {
+    let mut engine = Running::start(site, "--data-dir data", &[("CS_SECRET", SECRET)]);
+    engine.word_after("port=");
+    engine
+}
+
+#[test]
+fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
+    let Some(python) = needs::python() else { return };
+    let mut receiver = Receiver::start(&python);
+    let site = alerting(&receiver);
+    let start = || started(&site);
 
     let engine = start();
     // From before there was such a rule.
@@ -169,4 +176,29 @@ fn an_expansion_alerts_once_and_a_backfill_alerts_nobody() {
     assert!(expansions > 10, "only {expansions} expansions were there to be told");
     let small = site.rows("data", "SELECT mrr_delta FROM expansion_events WHERE customer_id = 'cus_small'");
     assert_eq!(small[0]["mrr_delta"], "20.000000");
+}
+
+#[test]
+fn history_that_is_brought_in_alerts_nobody_however_young_and_is_never_late() {
+    let Some(python) = needs::python() else { return };
+    let mut receiver = Receiver::start(&python);
+    let site = alerting(&receiver);
+    let engine = started(&site);
+    site.ingest("data", &grows("first", now(), 5));
+    receiver.expects("cus_first", "40.000000");
+    engine.stop();
+
+    site.ingest("data", &grows("young", now(), 9));
+    // A change of long before the newest of its subscription: live it would be late.
+    site.ingest("data", &seats("first", now() - 90 * 86_400, (3, now() - 90 * 86_400), 1, None));
+    let backfill = || site.command("run --once --backfill --data-dir data").env("CS_SECRET", SECRET).output().unwrap();
+    let said = Said::of(backfill());
+    assert!(said.err.contains("0 rejected, 0 late"), "{}", said.err);
+
+    let engine = started(&site);
+    site.ingest("data", &grows("next", now(), 4));
+    receiver.expects("cus_next", "30.000000");
+    engine.stop();
+    let young = site.rows("data", "SELECT mrr_delta FROM expansion_events WHERE customer_id = 'cus_young'");
+    assert_eq!(young[0]["mrr_delta"], "80.000000");
 }

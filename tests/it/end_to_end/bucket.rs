@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use super::support::{Site, until};
+use crate::needs;
 
 /// The key of the server that `scripts/minio.sh` starts.
 pub(super) const KEY: &str = "tributary";
@@ -20,13 +21,9 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// `None`, said aloud, where there is no server.
+    /// `None` where tests are to run without a server.
     pub(super) fn new() -> Option<Self> {
-        let Ok(endpoint) = std::env::var("TRIBUTARY_TEST_S3") else {
-            println!("NOT RUN: no S3 server; run under scripts/with-minio.sh");
-            return None;
-        };
-        Some(Self::at(endpoint))
+        needs::s3().map(Self::at)
     }
 
     fn at(endpoint: String) -> Self {
@@ -53,7 +50,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// `None`, said aloud, where there is none.
+    /// `None` where tests are to run without one.
     pub(super) fn start() -> Option<Self> {
         // Where the shared one runs, another one can.
         Bucket::new()?;

@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{
-    serving::{Psql, is_psql_there},
+    serving::Psql,
     support::{Running, Said, Site, until},
 };
+use crate::needs;
 
 /// 2026-03-02T12:00:00Z, a Monday.
 const MONDAY: i64 = 1_772_452_800;
@@ -251,7 +252,7 @@ fn a_pipeline_cannot_convert_and_is_told_where_to() {
 
 #[test]
 fn a_running_engine_converts_with_rates_of_the_last_second() {
-    if !is_psql_there() {
+    if !needs::psql() {
         return;
     }
     let site = Site::new();

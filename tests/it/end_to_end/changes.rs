@@ -7,10 +7,13 @@ use std::{
     thread,
 };
 
+use tributary::tables;
+
 use super::{
-    serving::{Psql, is_psql_there},
+    serving::Psql,
     support::{Running, Said, Site, assert_same_lines, until},
 };
+use crate::needs;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines");
 
@@ -27,12 +30,12 @@ fn said(site: &Site, arguments: &str) -> Said {
 }
 
 /// Replaces what must be there.
-fn replaced(text: &str, from: &str, to: &str) -> String {
+pub(super) fn replaced(text: &str, from: &str, to: &str) -> String {
     assert!(text.contains(from), "{from}");
     text.replace(from, to)
 }
 
-fn shipped(name: &str) -> String {
+pub(super) fn shipped(name: &str) -> String {
     fs::read_to_string(Path::new(SHIPPED).join(format!("{name}.sql"))).unwrap()
 }
 
@@ -108,13 +111,9 @@ fn a_backtest_ends_in_the_table_and_can_be_asked_what_each_day_changed() {
     site.run("run --once --data-dir data");
     let columns = |sql: &str| site.query("data", "csv", sql);
     for (pipeline, order) in [("mrr_daily", "day, currency"), ("customer_months", "customer_id, currency, month")] {
-        // The last three columns of mrr_daily are computed on reading or from others.
-        let names = if pipeline == "mrr_daily" {
-            "account, livemode, day, currency, opening, imported, new, reactivation, expansion, contraction, churn, \
-             closing, arr, drr, customers"
-        } else {
-            "*"
-        };
+        // Without what is computed on reading.
+        let fields = tables::get(pipeline).unwrap().schema.fields();
+        let names = fields.iter().map(|field| format!("\"{}\"", field.name())).collect::<Vec<_>>().join(", ");
         let expected = columns(&format!("SELECT {names} FROM {pipeline} ORDER BY {order}"));
         for by in ["day", "known-at"] {
             let arguments = format!("backtest {pipeline} --from 2024-01-01 --to 2030-12-31 --by {by} --output csv");
@@ -224,7 +223,7 @@ fn an_apply_to_a_running_engine_ends_in_the_tables_of_an_engine_that_had_the_new
     let (site, first, second) = site();
     site.ingest("data", &first);
     let mut engine = Running::start(&site, "--data-dir data", &[]);
-    let psql = is_psql_there().then(|| Psql::of(&mut engine, &site, "data"));
+    let psql = needs::psql().then(|| Psql::of(&mut engine, &site, "data"));
     engine.word_after("port=");
     let read = |records: usize| {
         until("the engine to have read everything", || {

@@ -60,6 +60,48 @@ fn a_pipeline_that_is_wrong_fails_the_check_with_its_line_and_a_caret() {
     }
 }
 
+/// A file of a pipeline that gives `movement_id` and `mrr_delta`.
+fn movements(name: &str, query: &str) -> String {
+    format!(
+        "/*---\nname: {name}\ndescription: d\nowner: o\nmode: upsert\ngrain: [account, livemode, movement_id]\n\
+         time_column: movement_id\ncolumns:\n  movement_id: {{ description: m }}\n  mrr_delta: {{ description: d }}\n\
+         ---*/\n{query}"
+    )
+}
+
+#[test]
+fn explain_shows_what_is_wrong_with_a_file_and_minds_no_other_one() {
+    let site = Site::new();
+    let select = "SELECT account, livemode, movement_id, mrr_delta\nFROM";
+    site.write("pipelines/good.sql", &movements("good", &format!("{select} mrr_movements")));
+    let largest = format!("{select} mrr_movements\nORDER BY mrr_delta DESC, movement_id LIMIT 3");
+    site.write("pipelines/largest.sql", &movements("largest", &largest));
+    site.write("pipelines/after.sql", &movements("after", &format!("{select} largest")));
+    site.write("pipelines/a_headless.sql", "SELECT 1");
+    site.write("pipelines/headed.sql", &movements("headed", &format!("{select} a_headless")));
+
+    let good = site.run("explain good").out;
+    let line = |label: &str| good.lines().find(|line| line.starts_with(label)).unwrap_or_default().to_owned();
+    assert!(line("class").ends_with("stateless"), "{good}");
+    assert!(line("leaves out").contains("late_events"), "{good}");
+
+    for (name, place, reason) in [
+        ("largest", "largest.sql:14:", "cannot be maintained"),
+        ("after", "largest.sql:14:", "cannot be maintained"),
+        ("a_headless", "a_headless.sql:1:", "does not begin with its metadata"),
+        ("headed", "a_headless.sql:1:", "does not begin with its metadata"),
+    ] {
+        let refused = said(&site, &format!("explain {name}"));
+        assert_eq!((refused.code, refused.out.as_str()), (1, ""), "{name}: {}", refused.err);
+        assert!(refused.err.contains(place), "{name}: {}", refused.err);
+        assert!(refused.err.contains('▲') || refused.err.contains('┬'), "a caret: {}", refused.err);
+        assert!(refused.words().contains(reason) && refused.err.contains("help:"), "{name}: {}", refused.err);
+    }
+    assert!(said(&site, "explain largest").words().contains("schedule:"), "how it can be written instead");
+    let unknown = said(&site, "explain nothing");
+    assert!(unknown.words().contains("a_headless, after, good, headed, largest"), "{}", unknown.err);
+}
+
 #[test]
 fn answers_come_as_a_table_as_json_and_as_csv_and_nothing_can_be_written() {
     let site = Site::new();

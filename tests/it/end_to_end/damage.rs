@@ -17,8 +17,9 @@ use tributary::{
 use super::{
     alerts::{SECRET, grows, now},
     changes::MINE,
-    crash::{SAME, copy},
+    crash::copy,
     rebuild::{ALERTS, KEPT, LEDGER, answers, assert_same},
+    same::{self, assert_same_lines},
     support::{Said, Site, files},
 };
 use crate::{alerts_support::alone, delta::at};
@@ -214,7 +215,7 @@ async fn what_was_decided_is_applied_once_whatever_became_of_the_tables_meanwhil
     let before = commits(&site.path("data"));
     site.ingest("data", &last.join("\n"));
     site.run("run --once --data-dir data");
-    let expected: Vec<_> = SAME.iter().map(|(_, sql)| site.query("data", "csv", sql)).collect();
+    let expected = same::lines(&site, "data");
     let manifest = peek(Home::directory(site.path("data")).unwrap().checkpoints().as_ref()).await.unwrap().unwrap();
     assert_eq!(manifest.number, parts.len() as u64);
 
@@ -240,9 +241,7 @@ async fn what_was_decided_is_applied_once_whatever_became_of_the_tables_meanwhil
         }
         let said = site.run(&format!("run --once --data-dir {data}")).err;
         assert!(said.starts_with("0 records read"), "{said}");
-        for ((table, sql), expected) in SAME.iter().zip(&expected) {
-            super::support::assert_same_lines((data, table), &site.query(data, "csv", sql), expected);
-        }
+        assert_same_lines(data, &same::lines(&site, data), &expected);
         for name in COMPACTED {
             assert_eq!(open(&site.path(data), name).await.applied_through(), manifest.number, "{data}: {name}");
         }

@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, fs, os::unix::fs::symlink, time::Duration};
 use super::{
     alerts::{Receiver, SECRET, grows, now},
     bucket::{Bucket, squeezed},
-    crash::{Numbers, SAME, durable, held_back},
-    intake::python,
-    support::{Running, Said, Site, assert_same_lines, files, within},
+    crash::{Numbers, durable, held_back},
+    same::{NOT_IN_EVERY_ACCOUNT, assert_same_tables},
+    support::{Running, Said, Site, files, within},
 };
+use crate::needs;
 
 /// More than a piece or an alert takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -96,7 +97,7 @@ impl Side {
 }
 
 fn stopped_and_woken(bucket: Option<&Bucket>, take_over: &str) {
-    let Some(python) = python() else { return };
+    let Some(python) = needs::python() else { return };
     let (mut calm, mut fenced) = (Side::new(&python, None), Side::new(&python, bucket));
     // One log for both.
     fs::create_dir_all(calm.site.path("data")).unwrap();
@@ -157,11 +158,7 @@ fn stopped_and_woken(bucket: Option<&Bucket>, take_over: &str) {
     let said = engine.stop();
     assert!(!said.contains("ERROR"), "{said}");
     undisturbed.stop();
-    for (table, sql) in SAME.iter().filter(|(table, _)| !["customer_scores", "rejected_events"].contains(table)) {
-        let (left, right) = (fenced.site.query("data", "csv", sql), calm.site.query("data", "csv", sql));
-        assert!(right.lines().count() > 1, "{table} is empty");
-        assert_same_lines(table, &left, &right);
-    }
+    assert_same_tables((&fenced.site, "data"), (&calm.site, "data"), &NOT_IN_EVERY_ACCOUNT);
     fenced.hear();
     calm.hear();
     assert_eq!(fenced.told, calm.told);

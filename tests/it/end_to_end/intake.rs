@@ -9,20 +9,12 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    serving::{Psql, is_psql_there},
+    serving::Psql,
     support::{Running, Site, assert_same_lines, files, until},
 };
+use crate::needs;
 
 const WEBHOOK_SECRET: &str = "whsec_end_to_end";
-
-/// The Python with Stripe's SDK; says so if there is none.
-pub(super) fn python() -> Option<String> {
-    let python = std::env::var("TRIBUTARY_TEST_PYTHON").ok();
-    if python.is_none() {
-        println!("NOT RUN: set TRIBUTARY_TEST_PYTHON=\"$(scripts/python-env.sh)\"");
-    }
-    python
-}
 
 #[test]
 fn what_cannot_be_read_is_kept_and_counted() {
@@ -139,8 +131,8 @@ fn assert_holds_nowhere(site: &Site, data: &str, text: &str) {
 
 #[test]
 fn an_event_signed_by_stripes_own_sdk_is_seen_in_psql() {
-    let Some(python) = python() else { return };
-    if !is_psql_there() {
+    let Some(python) = needs::python() else { return };
+    if !needs::psql() {
         return;
     }
     let site = Site::new();

@@ -270,3 +270,29 @@ fn a_backup_of_a_running_engine_goes_on_to_the_same_tables() {
     site.run("restore copies/still --data-dir still");
     assert_same_lines("still", &sorted(&site, "still", "mrr_ledger"), &all);
 }
+
+#[test]
+fn at_the_memory_budget_reading_waits_and_goes_on_where_there_is_room() {
+    let site = Site::new();
+    site.simulate("events.jsonl", "--customers 20 --months 2 --seed 8");
+    site.ingest("data", &site.read("events.jsonl"));
+    site.write("tributary.toml", "[engine]\nmemory_mib = 1\n");
+    let once = said(&site, "run --once --data-dir data");
+    let words = once.words();
+    assert!(once.code != 0 && words.contains("the budget is 1 MiB"), "{words}");
+    assert!(words.contains("engine.memory_mib"), "{words}");
+
+    // One that goes on serves, and says in its status why it does not read.
+    let mut engine = Running::start(&site, "--data-dir data", &[]);
+    engine.word_after("port=");
+    let waits = until("the engine to say that it waits", || {
+        let status = said(&site, "status --data-dir data").out;
+        status.contains("of 1 MiB, reading waits for room").then_some(status)
+    });
+    assert!(!waits.contains("lag         0 records"), "{waits}");
+    engine.stop();
+
+    site.write("tributary.toml", "");
+    let said = site.run("run --once --data-dir data");
+    assert!(said.err.contains(&format!("{} records read", site.read("events.jsonl").lines().count())), "{}", said.err);
+}

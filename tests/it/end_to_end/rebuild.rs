@@ -297,3 +297,43 @@ fn after_a_rebuild_nothing_is_late_for_a_closed_window_or_for_the_last_run_of_a_
     site.run("run --once --data-dir data");
     assert_eq!(check(), closed, "a start changes nothing");
 }
+
+#[test]
+fn an_event_that_is_skipped_is_kept_and_counts_nowhere_until_it_is_skipped_no_more() {
+    let site = Site::new();
+    let lines = calm(&site, "--customers 40 --months 5 --seed 33");
+    let (poison, id) = lines
+        .iter()
+        .enumerate()
+        .filter(|(_, line)| line.contains(r#""type":"customer.subscription.updated""#))
+        .map(|(place, line)| (place, serde_json::from_str::<serde_json::Value>(line).unwrap()))
+        .find(|(_, event)| event["data"]["previous_attributes"]["items"].is_object())
+        .map(|(place, event)| (place, event["id"].as_str().unwrap().to_owned()))
+        .expect("somebody changes its plan");
+    let mut without = lines.clone();
+    without.remove(poison);
+    site.ingest("without", &without.join("\n"));
+    site.run("run --once --data-dir without");
+    let (all, less) = (answers(&site, "calm", &LEDGER), answers(&site, "without", &LEDGER));
+    assert_ne!(all, less);
+
+    // What has been read is taken out by a rebuild, and what has not is not read.
+    site.ingest("data", &lines.join("\n"));
+    site.run("run --once --data-dir data");
+    site.write("tributary.toml", &format!("[engine]\nskip = [\"{id}\"]\n"));
+    site.run("rebuild --data-dir data");
+    site.ingest("fresh", &lines.join("\n"));
+    assert!(site.run("run --once --data-dir fresh").err.contains("1 rejected"));
+    for data in ["data", "fresh"] {
+        assert_same(&answers(&site, data, &LEDGER), &less);
+        let kept = site.rows(data, "SELECT reason, event_id, type, body FROM rejected_events");
+        let told = (&kept[0]["reason"], &kept[0]["event_id"], &kept[0]["type"]);
+        assert_eq!(told, (&"skipped".into(), &id.as_str().into(), &"customer.subscription.updated".into()));
+        assert!(kept[0]["body"].as_str().unwrap().contains(&id), "it is kept whole");
+        assert_eq!(site.number(data, &format!("SELECT count(*) FROM events_archive WHERE event_id = '{id}'")), 0);
+    }
+
+    site.write("tributary.toml", "");
+    site.run("rebuild --data-dir data");
+    assert_same(&answers(&site, "data", &LEDGER), &all);
+}

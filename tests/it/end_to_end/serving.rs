@@ -1,20 +1,9 @@
 //! `psql` against a running engine.
 
-use std::{
-    fs,
-    process::{Command, Stdio},
-};
+use std::{fs, process::Command};
 
 use super::support::{Running, Said, Site, until};
-
-/// Whether there is `psql`; says so if not.
-pub(super) fn is_psql_there() -> bool {
-    let there = Command::new("psql").arg("--version").stdout(Stdio::null()).status().is_ok_and(|s| s.success());
-    if !there {
-        println!("NOT RUN: there is no psql; scripts/setup.sh test installs it");
-    }
-    there
-}
+use crate::needs;
 
 /// A `psql` session's address and password.
 pub(super) struct Psql {
@@ -50,7 +39,7 @@ impl Psql {
 
 #[test]
 fn psql_reads_rows_of_the_last_second() {
-    if !is_psql_there() {
+    if !needs::psql() {
         return;
     }
     let site = Site::new();
@@ -94,7 +83,7 @@ fn psql_reads_rows_of_the_last_second() {
 
 #[test]
 fn psql_gets_in_with_the_password_alone_and_changes_nothing() {
-    if !is_psql_there() {
+    if !needs::psql() {
         return;
     }
     let site = Site::new();

@@ -7,9 +7,10 @@ use std::{
 };
 
 use super::{
-    serving::{Psql, is_psql_there},
+    serving::Psql,
     support::{Running, Site, assert_same_lines, micros},
 };
+use crate::needs;
 
 const ZONE: &str = "America/New_York";
 
@@ -285,7 +286,7 @@ fn every_recipe_of_stripes_gives_what_the_tables_say() {
 
 #[test]
 fn psql_answers_every_recipe_as_the_query_command_does() {
-    if !is_psql_there() {
+    if !needs::psql() {
         return;
     }
     let account = Account::of(8);
