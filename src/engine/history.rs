@@ -250,7 +250,8 @@ fn condition(table: &Table, question: &Question) -> Option<Expr> {
         |name: &&str| table.schema.field_with_name(name).is_ok_and(|field| *field.data_type() == DataType::Date32);
     let days = DAYS.into_iter().find(is_date);
     let conditions = [
-        until(&KNOWN, question.known_at),
+        // A row of a keyed table says when its newest content was known: those that changed since would be missing.
+        until(&KNOWN, question.known_at).filter(|_| table.is_appended()),
         until(&HAPPENED, question.as_of).filter(|_| table.is_appended()),
         days.zip(question.as_of.and_then(|bound| local_day(bound.micros(), question.zone)))
             .map(|(column, day)| quoted(column).lt_eq(lit(ScalarValue::Date32(Some(day))))),

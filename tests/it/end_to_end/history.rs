@@ -191,6 +191,10 @@ fn what_cannot_be_asked_for_says_why() {
     assert!(wrong.code == 2 && wrong.err.contains("chartmogul"), "{}", wrong.err);
     let none = ask(&site, "data", &["--known-at", "2020-01-01"], "SELECT count(*) AS n FROM mrr_daily");
     assert_eq!(none, "n\n0\n", "before the first event nothing was known");
+    let prices = "SELECT count(*) AS n FROM prices";
+    let now = ask(&site, "data", &[], prices);
+    assert_ne!(now, "n\n0\n");
+    assert_eq!(ask(&site, "data", &["--known-at", "2020-01-01"], prices), now, "keyed tables say what they say now");
     let test = ask(&site, "data", &["--as-of", "2024-02-01"], "SELECT count(*) AS n FROM test.mrr_daily");
     assert_eq!(test, "n\n0\n", "live data is not in the schema of test data");
 }

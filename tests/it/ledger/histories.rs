@@ -22,6 +22,13 @@ pub(crate) struct Happening {
     what: What,
 }
 
+impl Happening {
+    /// The same, in no second of the one before.
+    pub(crate) fn in_its_own_second(self) -> Self {
+        Self { same_second: false, ..self }
+    }
+}
+
 #[derive(Clone, Debug)]
 enum What {
     Quantity(u8),

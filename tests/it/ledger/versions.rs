@@ -378,9 +378,10 @@ fn with_discounts(mut events: Vec<Event>) -> Vec<Event> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
+    /// Where a layout lacks what changed, nothing says which of two events of one second was first.
     #[test]
     fn every_layout_of_the_api_gives_the_same_ledger(
-        history in prop::collection::vec(happening(), 1..40),
+        history in prop::collection::vec(happening().prop_map(Happening::in_its_own_second), 1..40),
         rules in 0..PROFILES,
     ) {
         let rules = profile(rules);
