@@ -70,7 +70,7 @@ impl Arrival {
 
     /// Whether a checkpoint is taken after an epoch: mostly, but not always where something is to be lost.
     pub(super) fn is_saved(self, epoch: usize) -> bool {
-        self.crash_every.is_none() || epoch % 5 == 0
+        self.crash_every.is_none() || epoch.is_multiple_of(5)
     }
 
     /// The facts of `seed`, cut into epochs of any size; some are empty.
