@@ -1,7 +1,8 @@
 //! The whole log, where the transport keeps only its newest part: what is gone there is read from the archive.
 //!
 //! A record of the archive has the offset, the append time and the body that it had in the log, and so has an event that
-//! was left out. Another rejected record comes back as the rejection that was written of it. Keys are not archived, and nobody reads them behind the log.
+//! was left out. Another rejected record comes back as the rejection that was written of it. Keys are not archived, and
+//! nobody reads them behind the log.
 
 use std::{sync::Arc, time::Duration};
 

@@ -388,3 +388,15 @@ pub(crate) type Outlook = (i64, String, String, String);
 pub(crate) fn owned((seconds, change, cause, amount): (i64, &str, &str, &str)) -> Outlook {
     (seconds, change.to_owned(), cause.to_owned(), amount.to_owned())
 }
+
+/// A subscription for 100.00 a month.
+pub(crate) fn plan() -> Subscription {
+    subscription("sub_1", "cus_1", &monthly("p", 10_000))
+}
+
+/// The book of a script under some rules.
+pub(crate) fn book(rules: Rules, script: &Script) -> Book {
+    let mut book = Book::new(rules);
+    book.apply(&script.events);
+    book
+}

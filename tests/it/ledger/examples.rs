@@ -7,16 +7,6 @@ use tributary::{
 
 use super::book::*;
 
-fn plan() -> Subscription {
-    subscription("sub_1", "cus_1", &monthly("p", 10_000))
-}
-
-fn book(rules: Rules, script: &Script) -> Book {
-    let mut book = Book::new(rules);
-    book.apply(&script.events);
-    book
-}
-
 /// A fixed term of 75 days, billed each 30: the period that reaches its end begins on day 60.
 fn term() -> Script {
     let period = |days: i64| {

@@ -7,16 +7,6 @@ use tributary::{
 
 use super::book::*;
 
-fn plan() -> Subscription {
-    subscription("sub_1", "cus_1", &monthly("p", 10_000))
-}
-
-fn book(rules: Rules, script: &Script) -> Book {
-    let mut book = Book::new(rules);
-    book.apply(&script.events);
-    book
-}
-
 fn rate(percentage: i64, inclusive: bool) -> TaxRate {
     TaxRate { id: format!("txr_{percentage}").as_str().into(), percentage: whole(percentage), inclusive }
 }
