@@ -86,6 +86,8 @@ enum Command {
     Pause(pause::Arguments),
     /// Rebuild a pipeline that is paused or has failed, and go on with it
     Resume(pause::Arguments),
+    /// Work out a pipeline's table anew from all that it reads, while the old one serves
+    Replay(pause::Arguments),
     /// Say how the engine and its pipelines are
     Status(status::Arguments),
     /// Copy a data directory, also while an engine runs on it
@@ -220,6 +222,7 @@ pub fn main() -> ExitCode {
         Command::Apply(arguments) => rim::block_on(apply::run(arguments)),
         Command::Pause(arguments) => rim::block_on(pause::pause(arguments)),
         Command::Resume(arguments) => rim::block_on(pause::resume(arguments)),
+        Command::Replay(arguments) => rim::block_on(pause::replay(arguments)),
         Command::Status(arguments) => rim::block_on(status::run(arguments)),
         Command::Backup(arguments) => rim::block_on(backup::backup(arguments)),
         Command::Restore(arguments) => rim::block_on(backup::restore(arguments)),

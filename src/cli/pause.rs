@@ -1,4 +1,4 @@
-//! `tributary pause` and `tributary resume`
+//! `tributary pause`, `tributary resume` and `tributary replay`
 
 use clap::Args;
 
@@ -21,6 +21,11 @@ pub(super) async fn pause(arguments: Arguments) -> miette::Result<Outcome> {
 pub(super) async fn resume(arguments: Arguments) -> miette::Result<Outcome> {
     let Arguments { name, place } = arguments;
     perform(&place, Request::Resume { pipeline: name }).await
+}
+
+pub(super) async fn replay(arguments: Arguments) -> miette::Result<Outcome> {
+    let Arguments { name, place } = arguments;
+    perform(&place, Request::Replay { pipeline: name }).await
 }
 
 async fn perform(place: &Place, request: Request) -> miette::Result<Outcome> {

@@ -1,5 +1,5 @@
-//! What `apply`, `pause` and `resume` have in common: the engine that runs is asked; where none runs, this process is the
-//! engine for as long as it takes.
+//! What `apply`, `pause`, `resume` and `replay` have in common: the engine that runs is asked; where none runs, this
+//! process is the engine for as long as it takes.
 
 use super::{Outcome, Place, output, rim, run};
 use crate::{

@@ -13,7 +13,7 @@ use datafusion::{catalog::TableProvider, datasource::MemTable, prelude::SessionC
 use tokio::task::JoinHandle;
 
 use super::{
-    Answer, EXPANSIONS, Engine, Error, FEATURES, Request, Running, State, Version, backup,
+    Answer, EXPANSIONS, Engine, Error, FEATURES, Options, Request, Running, State, Version, backup,
     blobs::pipeline_state,
     collect_one,
     recovery::{conform, definition, relations},
@@ -76,7 +76,7 @@ impl Engine {
     pub async fn perform(&mut self, request: Request) -> Result<Answer, Error> {
         let failures = self.failures();
         let answer = match (&request, &failures) {
-            (Request::Resume { pipeline }, _) if self.rebuilt.contains(pipeline) => {
+            (Request::Resume { pipeline } | Request::Replay { pipeline }, _) if self.rebuilt.contains(pipeline) => {
                 Answer::done(format!("rebuilt: {pipeline}; removed: none"))
             }
             // They were tried a moment ago, of the same files.
@@ -169,15 +169,20 @@ impl Engine {
                 }))
             }
             Request::Resume { pipeline } => {
-                let Some(running) = self.pipelines.iter().find(|running| running.pipeline.name() == pipeline) else {
-                    return Ok(Some(self.unknown_pipeline(&pipeline)));
+                let refusal = |state: &State| match state {
+                    State::Works => {
+                        Some(format!("{pipeline} is neither paused nor failed; tributary replay {pipeline}"))
+                    }
+                    State::Paused | State::Failed(_) => None,
                 };
-                if running.state == State::Works {
-                    return Ok(Some(Answer::refused(format!("{pipeline} is neither paused nor failed"))));
-                }
-                let version =
-                    Version { pipelines: self.options.pipelines.clone(), parameters: self.options.parameters.clone() };
-                self.build(id, version, Some(&pipeline)).await
+                self.build_again(id, &pipeline, refusal).await
+            }
+            Request::Replay { pipeline } => {
+                let refusal = |state: &State| match state {
+                    State::Paused => Some(format!("{pipeline} is paused; tributary resume {pipeline}")),
+                    State::Works | State::Failed(_) => None,
+                };
+                self.build_again(id, &pipeline, refusal).await
             }
             Request::Apply(files) => match files.version() {
                 Ok(version) => self.build(id, version, None).await,
@@ -189,6 +194,24 @@ impl Engine {
     fn unknown_pipeline(&self, name: &str) -> Answer {
         let names: Vec<&str> = self.pipelines.iter().map(|running| running.pipeline.name()).collect();
         Answer::refused(format!("there is no pipeline `{name}`; there are: {}", names.join(", ")))
+    }
+
+    /// Begins to build a pipeline of the same files anew, unless there is a reason against it.
+    async fn build_again(
+        &mut self,
+        id: Option<String>,
+        name: &str,
+        refusal: impl Fn(&State) -> Option<String>,
+    ) -> Result<Option<Answer>, Error> {
+        let Some(running) = self.pipelines.iter().find(|running| running.pipeline.name() == name) else {
+            return Ok(Some(self.unknown_pipeline(name)));
+        };
+        if let Some(reason) = refusal(&running.state) {
+            return Ok(Some(Answer::refused(reason)));
+        }
+        let Options { pipelines, parameters, .. } = &self.options;
+        let version = Version { pipelines: pipelines.clone(), parameters: parameters.clone() };
+        self.build(id, version, Some(name)).await
     }
 
     async fn pause(&mut self, name: &str) -> Result<Answer, Error> {

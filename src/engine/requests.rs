@@ -49,6 +49,11 @@ pub enum Request {
         /// Which.
         pipeline: String,
     },
+    /// Work out a pipeline's answer anew from all that it reads, while the old one serves.
+    Replay {
+        /// Which.
+        pipeline: String,
+    },
     /// Take a checkpoint and link everything it consists of into a directory within the data directory.
     Snapshot {
         /// The directory's name.

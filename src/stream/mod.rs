@@ -14,6 +14,7 @@ pub mod conversion;
 pub mod currency;
 pub mod epoch;
 pub mod file;
+mod frames;
 mod gate;
 mod grain;
 pub mod graph;

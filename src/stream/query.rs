@@ -26,6 +26,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 use super::{
     Error,
     class::View,
+    frames::by_columns,
     kept::Bytes,
     leaf::{Cell, InPlace, Input},
     pipeline::RowDelta,
@@ -58,7 +59,7 @@ impl Query {
     /// The same, at the time that a session's state says.
     pub(super) async fn of(state: &SessionState, plan: &LogicalPlan) -> Result<Self, DataFusionError> {
         let plan = state.create_physical_plan(plan).await?;
-        Ok(Self { plan: without_ties(plan)?, task: state.task_ctx() })
+        Ok(Self { plan: by_columns(without_ties(plan)?)?, task: state.task_ctx() })
     }
 
     pub(super) async fn run(&self) -> Result<RecordBatch, Error> {

@@ -11,7 +11,8 @@ use serde_json::Value;
 use tributary::{act::ExpansionRow, time::EventTime};
 
 use crate::{
-    alerts_support::{PATIENCE, SECRET, Time, advance, appears, options, row, start, turns, units, until},
+    PATIENCE,
+    alerts_support::{SECRET, Time, advance, appears, options, row, start, turns, units, until},
     needs,
 };
 

@@ -32,13 +32,12 @@ use tributary::{
     time::{Clock, EventTime},
 };
 
+use crate::PATIENCE;
+
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// When the tests' dispatchers start.
 pub(crate) const START: i64 = 1_790_000_000;
-
-/// The longest a test waits for what must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Settable time.
 #[derive(Clone)]

@@ -23,10 +23,9 @@ use tributary::{
     time::EventTime,
 };
 
-const CHILD_DIR: &str = "TRIBUTARY_TEST_CHILD_DIR";
+use crate::PATIENCE;
 
-/// How long a child process may take to start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CHILD_DIR: &str = "TRIBUTARY_TEST_CHILD_DIR";
 
 fn manifest(number: u64) -> Manifest {
     Manifest {

@@ -28,10 +28,10 @@ use tributary::{
     time::EventTime,
 };
 
-use crate::delta::{at, select};
-
-/// The longest a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{
+    PATIENCE,
+    delta::{at, select},
+};
 
 /// A log that counts the records which were read from it.
 struct Counted {

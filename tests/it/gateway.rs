@@ -31,15 +31,12 @@ use tributary::{
     time::EventTime,
 };
 
-use crate::needs;
+use crate::{PATIENCE, needs};
 
 const SECRET: &str = "whsec_gateway_test";
 
 /// What the gateway's clock shows.
 const NOW: i64 = 1_790_000_000;
-
-/// The longest a test waits for what must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A log in memory that can fail and can be made to wait.
 struct MemoryLog {

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tributary::log::{Error, EventLog, MAX_RECORD_BYTES, NewRecord, Position, partition_of};
 
-use crate::log_support::{BATCH, Place, SOON, line, read_all, read_some, record};
+use crate::{
+    PATIENCE,
+    log_support::{BATCH, Place, line, read_all, read_some, record},
+};
 
 macro_rules! promises {
     ($($promise:ident)*) => {
@@ -111,14 +114,14 @@ async fn reading_resumes_from_any_offset_of_any_partition(place: Place) {
     // On, back and across, in small steps and in large ones.
     for (i, at) in positions.iter().enumerate().step_by(41).chain(positions.iter().enumerate().rev().step_by(97)) {
         let most = 1 + i % 40;
-        let read = log.read(at.partition, at.offset, most, SOON).await.unwrap();
+        let read = log.read(at.partition, at.offset, most, PATIENCE).await.unwrap();
         assert!(!read.is_empty() && read.len() <= most);
         assert_eq!(read[0].offset, at.offset);
         for record in read {
             assert_eq!(bodies[&(record.partition, record.offset)], record.body);
         }
     }
-    assert_eq!(log.read(0, 0, 0, SOON).await.unwrap().len(), 0, "none were asked for");
+    assert_eq!(log.read(0, 0, 0, PATIENCE).await.unwrap().len(), 0, "none were asked for");
 }
 
 async fn end_offsets_are_where_the_next_records_go(place: Place) {
@@ -183,7 +186,7 @@ async fn a_slow_reader_misses_nothing(place: Place) {
     let partition = partition_of(b"one", reading.partitions().await.unwrap());
     let mut next = 0;
     while next < BATCHES * 10 {
-        let read = reading.read(partition, next, 7, SOON).await.unwrap();
+        let read = reading.read(partition, next, 7, PATIENCE).await.unwrap();
         assert!(!read.is_empty());
         for record in read {
             assert_eq!(record.offset, next);
@@ -248,20 +251,20 @@ async fn reading_at_the_end_waits_and_wakes(place: Place) {
     let short = Duration::from_millis(300);
     let started = tokio::time::Instant::now();
     assert_eq!(log.read(end.partition, end.offset, 10, short).await.unwrap().len(), 0);
-    assert!(started.elapsed() >= short && started.elapsed() < SOON);
+    assert!(started.elapsed() >= short && started.elapsed() < PATIENCE);
 
     // Woken by an append of this handle, then by one of another.
     for (n, appending) in [&log, &other].into_iter().enumerate() {
         let from = end.offset + n as u64;
         let (reading, body) = (log.clone(), format!("awaited {n}"));
-        let waiting = tokio::spawn(async move { reading.read(end.partition, from, 10, SOON).await });
+        let waiting = tokio::spawn(async move { reading.read(end.partition, from, 10, PATIENCE).await });
         assert!(log.read(end.partition, from, 10, short).await.unwrap().is_empty());
         assert!(!waiting.is_finished());
         let started = tokio::time::Instant::now();
         appending.append(vec![record("one", &body)]).await.unwrap();
         let read = waiting.await.unwrap().unwrap();
         assert_eq!(read[0].body, body);
-        assert!(started.elapsed() < SOON / 3, "woken after {:?}", started.elapsed());
+        assert!(started.elapsed() < PATIENCE / 3, "woken after {:?}", started.elapsed());
     }
 }
 
@@ -271,7 +274,7 @@ async fn an_offset_beyond_the_end_is_an_error(place: Place) {
     for beyond in [1, 1000, 1 << 60] {
         let offset = at.offset + 1 + beyond;
         let gone = Error::Gone { partition: at.partition, offset, begins: 0, ends: at.offset + 1 };
-        assert_eq!(log.read(at.partition, offset, 10, SOON).await.unwrap_err(), gone);
+        assert_eq!(log.read(at.partition, offset, 10, PATIENCE).await.unwrap_err(), gone);
     }
     // The log is none the worse for it.
     assert_eq!(read_some(&*log, at, 1).await[0].body, "second");
@@ -280,7 +283,7 @@ async fn an_offset_beyond_the_end_is_an_error(place: Place) {
 async fn an_unknown_partition_is_an_error(place: Place) {
     let log = place.open().await;
     let partitions = log.partitions().await.unwrap();
-    assert!(matches!(log.read(partitions, 0, 1, SOON).await, Err(Error::Configuration(_))));
+    assert!(matches!(log.read(partitions, 0, 1, PATIENCE).await, Err(Error::Configuration(_))));
 }
 
 async fn the_identity_stays_on_reopening_and_changes_on_recreation(place: Place) {
@@ -296,7 +299,7 @@ async fn the_identity_stays_on_reopening_and_changes_on_recreation(place: Place)
     assert_ne!(created.identity().await.unwrap(), identity);
     created.append(keyed(1)).await.unwrap();
     assert!(matches!(log.identity().await, Err(Error::Configuration(_))));
-    let refused = tokio::time::timeout(SOON, async {
+    let refused = tokio::time::timeout(PATIENCE, async {
         loop {
             match log.read(0, 0, 1, Duration::ZERO).await {
                 Err(Error::Configuration(_)) => break,

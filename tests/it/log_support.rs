@@ -24,13 +24,10 @@ use rdkafka::{
 use tempfile::TempDir;
 use tributary::log::{self, EventLog, NewRecord, Options, Position, Record, kafka};
 
-use crate::needs;
+use crate::{PATIENCE, needs};
 
 /// Of every log here, unless a test says otherwise.
 pub(crate) const PARTITIONS: u32 = 4;
-
-/// Longer than anything here takes, shorter than a person's patience.
-pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// A log in a place of its own.
 pub(crate) struct Place {
@@ -61,7 +58,7 @@ impl Place {
         match &self.options {
             Options::Embedded { dir, .. } => std::fs::remove_dir_all(dir).unwrap(),
             Options::Kafka(options) => {
-                let limits = AdminOptions::new().operation_timeout(Some(SOON));
+                let limits = AdminOptions::new().operation_timeout(Some(PATIENCE));
                 admin(options).delete_topics(&[&options.topic], &limits).await.unwrap()[0].as_ref().unwrap();
             }
         }
@@ -254,7 +251,7 @@ pub(crate) fn line(record: &Record) -> String {
 pub(crate) async fn read_all(log: &dyn EventLog, count: usize) -> Vec<Record> {
     let mut next = vec![0; log.partitions().await.unwrap() as usize];
     let mut records = Vec::new();
-    let deadline = tokio::time::Instant::now() + SOON;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
     while records.len() < count {
         assert!(tokio::time::Instant::now() < deadline, "{} of {count} records", records.len());
         for (partition, next) in next.iter_mut().enumerate() {
@@ -274,7 +271,7 @@ pub(crate) async fn read_some(log: &dyn EventLog, from: Position, count: usize) 
     let mut records: Vec<Record> = Vec::new();
     while records.len() < count {
         let next = records.last().map_or(from.offset, |r| r.offset + 1);
-        let more = log.read(from.partition, next, count - records.len(), SOON).await.unwrap();
+        let more = log.read(from.partition, next, count - records.len(), PATIENCE).await.unwrap();
         assert!(!more.is_empty(), "{} of {count} records", records.len());
         records.extend(more);
     }

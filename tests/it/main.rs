@@ -43,6 +43,9 @@ mod stripe_shapes;
 mod stripe_support;
 mod tables_read;
 
+/// How long a test waits for what must come, on however busy a machine; a wait is over when it has come.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(180);
+
 /// When a soak is over; after a minute where nobody says.
 fn soak_end() -> std::time::Instant {
     let seconds = std::env::var("TRIBUTARY_SOAK_SECONDS").ok().and_then(|seconds| seconds.parse().ok());

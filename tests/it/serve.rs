@@ -30,7 +30,7 @@ use tributary::serve::{
     views::View,
 };
 
-use crate::needs;
+use crate::{PATIENCE, needs};
 
 const PASSWORD: &str = "correct horse";
 
@@ -156,7 +156,7 @@ impl Printed {
 }
 
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while !condition().await {
         assert!(Instant::now() < deadline, "{what} did not happen in time");
         tokio::task::yield_now().await;
@@ -489,7 +489,7 @@ async fn a_running_statement_can_be_cancelled() {
     psql.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
     // An interrupt between two statements cancels nothing, so it is repeated until psql has given up.
     let number = psql.id().to_string();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     while psql.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "the statement was not cancelled");
         let mut interrupt = Command::new("kill");

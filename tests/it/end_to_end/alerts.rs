@@ -10,8 +10,8 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::support::{Running, SOON, Said, Site};
-use crate::needs;
+use super::support::{Running, Said, Site};
+use crate::{PATIENCE, needs};
 
 pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -60,7 +60,7 @@ impl Receiver {
     }
 
     fn next(&self, waiting_for: &str) -> (String, Value) {
-        let message = self.messages.recv_timeout(SOON).unwrap_or_else(|_| panic!("no alert of {waiting_for}"));
+        let message = self.messages.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no alert of {waiting_for}"));
         assert_eq!((&message["verified"], &message["status"]), (&json!(true), &json!(200)), "{message}");
         assert_eq!(message["message"]["type"], "mrr.expansion", "{message}");
         (message["id"].as_str().unwrap().to_owned(), message["message"]["data"]["expansion"].clone())

@@ -1,18 +1,16 @@
 //! A broker that dies and comes back, and a topic that is created anew, while the engine runs.
 
-use std::time::Duration;
-
 use super::{
     crash::durable,
     same::{NOT_IN_EVERY_ACCOUNT, assert_same_tables},
     support::{Running, Said, Site, until, within},
 };
-use crate::log_support::{Broker, admin, kafka_options};
+use crate::{
+    PATIENCE,
+    log_support::{Broker, admin, kafka_options},
+};
 
 const TOPIC: &str = "events";
-
-/// More than a broker takes to start again on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A site whose log is a topic of the broker.
 fn site(broker: &Broker) -> Site {

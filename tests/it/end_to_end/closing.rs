@@ -187,6 +187,15 @@ fn a_window_is_released_once_and_what_comes_later_is_counted_and_kept() {
     let as_known = said(&site, &format!("backtest closed_months --by known-at {range}"));
     assert_eq!(as_known.code, 0, "{}", as_known.err);
 
+    // Worked out anew, closed windows take in what came late.
+    assert_ne!(third, now);
+    let replayed = site.run("replay closed_months --data-dir data").out;
+    assert_eq!(replayed, "rebuilt: closed_months; removed: none\n");
+    assert_same_lines("after a replay", &site.query("data", "csv", ALL), &now);
+    assert_eq!(status(&site, "late_changes"), 0);
+    site.run("run --once --data-dir data");
+    assert_same_lines("a start after a replay", &site.query("data", "csv", ALL), &now);
+
     // New SQL is a new table: what is known by now.
     site.write("pipelines/closed_months.sql", &file("upsert", &format!("{QUERY} HAVING COUNT(*) > 0")));
     site.run("apply --data-dir data");

@@ -9,10 +9,7 @@ use super::{
     same::{NOT_IN_EVERY_ACCOUNT, assert_same_tables},
     support::{Running, Said, Site, files, within},
 };
-use crate::needs;
-
-/// More than a piece or an alert takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{PATIENCE, needs};
 
 /// Engines that are stopped, one after the other.
 const ROUNDS: usize = 4;

@@ -15,9 +15,9 @@ use super::{
     closing,
     crash::{Numbers, durable, held_back, with_closed_weeks},
     same::{NOT_IN_EVERY_ACCOUNT, assert_same_tables},
-    support::{Running, SOON, Site, files, micros, until, within},
+    support::{Running, Site, files, micros, until, within},
 };
-use crate::{log_support::Place, needs};
+use crate::{PATIENCE, log_support::Place, needs};
 
 /// Kills, of which each comes at another moment.
 const KILLS: usize = 30;
@@ -31,9 +31,6 @@ const EVENTS_A_PIECE: usize = 90;
 /// Lines by which an event is held back at most: about two weeks of this account. What is a month late counts in a
 /// backlog, as a killed engine finds one, and not live.
 const HELD_BACK: u64 = 300;
-
-/// More than a piece or an alert takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One of the two: a site with an engine's configuration for a topic, and the receiver of its alerts.
 struct Side {
@@ -168,7 +165,9 @@ fn kill_again_and_again(seed: u64) {
             let life = LONGEST_LIFE.mul_f64(numbers.below(1_000) as f64 / 1_000.0);
             let began = Instant::now();
             let engine = killed.start();
-            within(SOON, || (began.elapsed() > life || files(&killed.site.path("data")).len() > goal).then_some(()));
+            within(PATIENCE, || {
+                (began.elapsed() > life || files(&killed.site.path("data")).len() > goal).then_some(())
+            });
             let said = engine.kill();
             assert!(!said.contains("ERROR"), "{said}");
             closed.look(&killed.site, "data");

@@ -72,9 +72,15 @@ fn a_paused_pipeline_stands_still_over_a_restart_until_it_is_resumed() {
     assert!(line_of(&plan, "expansion_events").contains(" paused "), "{plan}");
     let refused = said(&site, "resume mrr_daily --data-dir data");
     assert!(refused.code == 1 && refused.err.contains("neither paused nor failed"), "{}", refused.err);
+    let refused = said(&site, "replay expansion_events --data-dir data");
+    assert!(refused.code == 1 && refused.err.contains("tributary resume expansion_events"), "{}", refused.err);
     let engine = Running::start(&site, "--data-dir data", &[]);
     until("the engine to run", || site.run("status --data-dir data").out.contains("engine      running").then_some(()));
     site.run("resume expansion_events --data-dir data");
+    let before = sorted(&site, "data", "mrr_daily");
+    let replayed = site.run("replay mrr_daily --data-dir data").out;
+    assert!(replayed.contains("rebuilt: mrr_daily"), "{replayed}");
+    assert_same_lines("a replay changes nothing", &sorted(&site, "data", "mrr_daily"), &before);
     engine.stop();
     let expected = "SELECT count(*) FROM mrr_movements WHERE kind = 'expansion'";
     assert_eq!(count("expansion_events"), site.number("data", expected));

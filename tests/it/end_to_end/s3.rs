@@ -11,6 +11,7 @@ use super::{
     same::{NOT_IN_EVERY_ACCOUNT, assert_same_tables},
     support::{Running, Said, Site, until, within},
 };
+use crate::PATIENCE;
 
 /// Events that come at once.
 const EVENTS_A_PIECE: usize = 250;
@@ -20,9 +21,6 @@ const HELD_BACK: u64 = 200;
 
 /// Longest that an engine lives here: it starts, and has a piece to write.
 const LONGEST_LIFE: Duration = Duration::from_secs(6);
-
-/// More than an engine takes for all of it on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(180);
 
 /// Checkpoints as often as may be.
 const OFTEN: [(&str, &str); 1] = [("TRIBUTARY_ENGINE__CHECKPOINT_SECONDS", "0")];

@@ -14,8 +14,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// Longer than anything here takes, shorter than a person's patience.
-pub(super) const SOON: Duration = Duration::from_secs(30);
+use crate::PATIENCE;
 
 /// A working directory for the program, in which nothing is configured.
 pub(super) struct Site {
@@ -231,9 +230,9 @@ impl Drop for Running {
     }
 }
 
-/// Looks again and again until there is something, for as long as [`SOON`].
+/// Looks again and again until there is something, for as long as [`PATIENCE`].
 pub(super) fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
-    within(SOON, look).unwrap_or_else(|| panic!("waited {SOON:?} for {what}"))
+    within(PATIENCE, look).unwrap_or_else(|| panic!("waited {PATIENCE:?} for {what}"))
 }
 
 /// Looks again and again until there is something or the time is over.
