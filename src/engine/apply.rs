@@ -24,7 +24,7 @@ use crate::{
         Tables,
         epoch::EpochEnd,
         file::PipelineFile,
-        graph::plan_all,
+        graph::{plan_all, upstream},
         maintained::{Content, Failed, Maintained},
         pipeline::{Pipeline, RowDelta, difference},
     },
@@ -240,14 +240,19 @@ impl Engine {
             Err(error) => return Ok(Some(Answer::refused(error.to_string()))),
         };
         let order: Vec<String> = planned.iter().map(|pipeline| pipeline.name().to_owned()).collect();
+        // Where it is about one pipeline, another that failed is none of its business unless they are related.
+        let related: Option<BTreeSet<String>> =
+            also.map(|name| upstream(&version.pipelines, name).into_iter().map(|file| file.metadata.name).collect());
         let mut built = BTreeSet::new();
         let mut fresh: Vec<Pipeline> = Vec::new();
         let mut when_resumed: Vec<String> = Vec::new();
         for pipeline in planned {
             let name = pipeline.name();
             let running = self.pipelines.iter().find(|running| running.pipeline.name() == name);
-            let upstream = pipeline.sources().iter().any(|source| built.contains(source));
+            let reads_built = pipeline.sources().iter().any(|source| built.contains(source));
             let is = |state: State| running.is_some_and(|running| running.state == state);
+            let stays_failed =
+                running.is_some_and(Running::failed) && related.as_ref().is_some_and(|related| !related.contains(name));
             let same = running.is_some_and(|running| running.pipeline.fingerprint() == pipeline.fingerprint());
             let paused = also != Some(name) && is(State::Paused);
             // What reads it is planned over the columns that its file says.
@@ -260,7 +265,7 @@ impl Engine {
             if paused && !same {
                 when_resumed.push(name.to_owned());
             }
-            let stays = paused || (also != Some(name) && is(State::Works) && same && !upstream);
+            let stays = paused || (also != Some(name) && (is(State::Works) || stays_failed) && same && !reads_built);
             if !stays {
                 built.insert(name.to_owned());
                 fresh.push(pipeline);
@@ -349,6 +354,8 @@ impl Engine {
         }
         self.pipelines = order.iter().filter_map(|name| running.remove(name)).collect();
         self.stop_readers_of_failed();
+        // What runs on a schedule falls due again, over what there is now.
+        self.runs.retain(|name, _| !built.contains(name));
         let gone: Vec<String> = running.into_keys().collect();
         for name in &gone {
             self.store.remove(name);

@@ -72,6 +72,8 @@ const STATES: &str = "item_states";
 pub(super) const LEDGER: &str = "mrr_ledger";
 pub(super) const MOVEMENTS: &str = "mrr_movements";
 const OUTLOOK: &str = "outlook_ledger";
+/// Whose rows say what something is worth a month by the rules they were made under, without the parts of it.
+const VALUED: [&str; 2] = ["metered_usage", "scheduled_mrr"];
 
 /// The columns that say when a row became known, and when what it tells happened.
 pub(super) const KNOWN: [&str; 2] = ["known_at", "received_at"];
@@ -193,6 +195,9 @@ async fn past_tables(manifest: &Manifest, tables: &Stored, question: Question) -
             LEDGER => Arc::new(ledger_table(table, &entries)),
             MOVEMENTS => Arc::new(movements_table(table, &entries, &question.rules)),
             SCORES => Arc::new(unavailable(table, "scores are kept only as they are now")),
+            name if !counted_so && VALUED.contains(&name) => {
+                Arc::new(unavailable(table, "its rows are valued by the rules of the engine that made them"))
+            }
             OUTLOOK if !counted_so => Arc::new(outlook_table(table, &entries)),
             _ if question.known_at.is_some() && column(table, &KNOWN).is_none() => {
                 Arc::new(unavailable(table, "its rows do not say since when they are known"))

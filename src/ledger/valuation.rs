@@ -143,11 +143,9 @@ pub(crate) fn value(
     gaps: &mut Vec<Gap>,
 ) -> Valued {
     let standing = standing(content, ended, rules);
-    let mut valued = Valued { content: Some(Arc::clone(content)), ended, standing, prints, ..Valued::default() };
-    if !ended && (rules.counts_status(&content.status) || content.status == SubscriptionStatus::Trialing) {
-        // Some profile may count it, so its states have to become complete under each.
-        valued.needs = needs(parts);
-    }
+    // Counted or not, its states have to become complete, whatever comes first.
+    let needs = needs(parts);
+    let mut valued = Valued { content: Some(Arc::clone(content)), ended, standing, prints, needs, ..Valued::default() };
     if standing == Standing::Out {
         if !ended && let SubscriptionStatus::Other(_) = content.status {
             gaps.push(Gap { reason: "status_unknown", object_id: content.status.as_str().into() });

@@ -3,7 +3,9 @@
 //! DataFusion computes an aggregate over frames row by row, each value on its own; of a pipeline with many windows that
 //! is most of the time. Of whole numbers and decimals a sum over a frame is the difference of two running sums, and a
 //! least value of frames that begin with their partition is a running one: exactly the same values, without a loop a
-//! frame. A plan with any other function, frame or type, or a FILTER, is left as it is.
+//! frame. A plan with any other function, frame or type, a FILTER, or arguments of which more is computed than a cast or
+//! an arithmetic operation, is left as it is: here these are evaluated over all partitions at once, there over each, and
+//! some of DataFusion's functions look at what else there is.
 
 use std::{cmp::Ordering, fmt, ops::Range, sync::Arc};
 
@@ -26,10 +28,11 @@ use datafusion::{
         utils::evaluate_partition_ranges,
     },
     execution::{SendableRecordBatchStream, TaskContext},
-    logical_expr::{WindowFrame, WindowFrameBound, WindowFrameUnits},
+    logical_expr::{Operator, WindowFrame, WindowFrameBound, WindowFrameUnits},
     physical_expr::{
         PhysicalSortExpr,
         aggregate::AggregateFunctionExpr,
+        expressions::{BinaryExpr, CastExpr, Column, Literal},
         window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr, WindowExpr},
     },
     physical_plan::{
@@ -193,6 +196,9 @@ impl Windows {
     fn of(exprs: &[Arc<dyn WindowExpr>], input: &Schema, schema: SchemaRef) -> Option<Self> {
         let first = exprs.first()?;
         let (partition_by, order_by) = (first.partition_by().to_vec(), first.order_by().to_vec());
+        if !partition_by.iter().chain(order_by.iter().map(|by| &by.expr)).all(is_plain) {
+            return None;
+        }
         let (mut frames, mut windows): (Vec<Frame>, Vec<Window>) = (Vec::new(), Vec::new());
         for expr in exprs {
             let any = expr.as_any();
@@ -205,6 +211,9 @@ impl Windows {
             }
             let frame = Frame::of(expr.get_window_frame(), &order_by, input)?;
             let [argument] = &*expr.expressions() else { return None };
+            if !is_plain(argument) {
+                return None;
+            }
             let function = Function::of(aggregate, &frame, &argument.data_type(input).ok()?)?;
             let known = frames.iter().position(|known| *known == frame);
             let at = known.unwrap_or(frames.len());
@@ -263,7 +272,12 @@ impl Windows {
             }
             Frame::Within { before, after } => {
                 let Some(by) = self.order_by.first() else { return internal_err!("a frame without an order") };
-                let numbers = Numbers::of(&*by.expr.evaluate(rows)?.into_array(rows.num_rows())?)?;
+                let numbers = by.expr.evaluate(rows)?.into_array(rows.num_rows())?;
+                let (least_of_type, most_of_type) = match numbers.data_type() {
+                    DataType::Int32 => (i128::from(i32::MIN), i128::from(i32::MAX)),
+                    _ => (i128::from(i64::MIN), i128::from(i64::MAX)),
+                };
+                let numbers = Numbers::of(&numbers)?;
                 // Those that are none tie with each other, at one end.
                 let none = if by.options.nulls_first { i128::MIN } else { i128::MAX };
                 let numbers: Vec<i128> = (0..rows.num_rows()).map(|row| numbers.get(row).unwrap_or(none)).collect();
@@ -272,10 +286,13 @@ impl Windows {
                     for row in partition.clone() {
                         let number = numbers[row];
                         let moved = |by: i128| if number == none { none } else { number + by };
-                        if let Some(least) = before.map(|before| moved(-before)) {
+                        // A bound that the type does not hold is none, and lets in those that are none, too.
+                        let least = before.map(|before| moved(-before));
+                        let most = after.map(moved);
+                        if let Some(least) = least.filter(|least| *least == none || *least >= least_of_type) {
                             start += numbers[start..partition.end].iter().take_while(|n| **n < least).count();
                         }
-                        end = match after.map(moved) {
+                        end = match most.filter(|most| *most == none || *most <= most_of_type) {
                             Some(most) => end + numbers[end..partition.end].iter().take_while(|n| **n <= most).count(),
                             None => partition.end,
                         };
@@ -286,6 +303,17 @@ impl Windows {
         }
         Ok(bounds)
     }
+}
+
+/// Whether a value is the same, or the same error, whatever other rows are evaluated with its row.
+fn is_plain(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let own = expr.is::<Column>()
+        || expr.is::<Literal>()
+        || expr.is::<CastExpr>()
+        || expr
+            .downcast_ref::<BinaryExpr>()
+            .is_some_and(|of| matches!(of.op(), Operator::Plus | Operator::Minus | Operator::Multiply));
+    own && expr.children().into_iter().all(is_plain)
 }
 
 fn evaluated(exprs: &[Arc<dyn PhysicalExpr>], rows: &RecordBatch) -> Result<Vec<SortColumn>> {

@@ -1,5 +1,7 @@
-use arrow::{array::StringArray, datatypes::Field, util::pretty::pretty_format_batches};
-use datafusion::{execution::context::SessionContext, physical_plan::collect, prelude::SessionConfig};
+use arrow::{array::StringArray, datatypes::Field};
+use datafusion::{
+    datasource::MemTable, execution::context::SessionContext, physical_plan::collect, prelude::SessionConfig,
+};
 
 use super::*;
 
@@ -15,6 +17,11 @@ fn rows() -> RecordBatch {
     let keys: StringArray = (0..count).map(|_| Some(["a", "b", "c"][below(3) as usize])).collect();
     let ids = Int64Array::from_iter_values(0..count);
     let days: Vec<Option<i64>> = (0..count).map(|_| some(below(12), below(60) as i64)).collect();
+    let edges = Int64Array::from_iter(days.iter().map(|day| match day {
+        Some(0..10) => Some(i64::MIN + 1),
+        Some(50..60) => Some(i64::MAX - 1),
+        other => *other,
+    }));
     let numbers: Int64Array = (0..count)
         .map(|_| match below(40) {
             0 => Some(i64::MAX),
@@ -27,6 +34,7 @@ fn rows() -> RecordBatch {
         ("k", Arc::new(keys)),
         ("id", Arc::new(ids)),
         ("day", Arc::new(Int64Array::from(days.clone()))),
+        ("edge", Arc::new(edges)),
         ("small", Arc::new(days.iter().map(|day| day.map(|day| day as i32)).collect::<Int32Array>())),
         ("on", Arc::new(days.iter().map(|day| day.map(|day| day as i32)).collect::<Date32Array>())),
         ("n", Arc::new(numbers)),
@@ -38,18 +46,18 @@ fn rows() -> RecordBatch {
 }
 
 /// What a query says as DataFusion plans it, what it says by columns, and whether that is another plan.
-async fn both(query: &str) -> (String, String, bool) {
+async fn both(query: &str) -> (RecordBatch, RecordBatch, bool) {
     let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-    context.register_batch("t", rows()).unwrap();
+    let rows = rows();
+    let batches = [rows.slice(0, 150), rows.slice(150, 1), rows.slice(151, rows.num_rows() - 151)];
+    let table = MemTable::try_new(rows.schema(), vec![batches.to_vec()]).unwrap();
+    context.register_table("t", Arc::new(table)).unwrap();
     let plan = context.sql(query).await.unwrap().create_physical_plan().await.unwrap();
     let frames = by_columns(Arc::clone(&plan)).unwrap();
     let replaced = format!("{frames:?}").contains("FramesExec");
-    let said = async |plan| {
-        let batches = collect(plan, context.task_ctx()).await.unwrap();
-        let mut lines: Vec<String> =
-            pretty_format_batches(&batches).unwrap().to_string().lines().map(str::to_owned).collect();
-        lines.sort();
-        lines.join("\n")
+    let said = async |plan: Arc<dyn ExecutionPlan>| {
+        let schema = plan.schema();
+        concat_batches(&schema, &collect(plan, context.task_ctx()).await.unwrap()).unwrap()
     };
     (said(plan).await, said(frames).await, replaced)
 }
@@ -69,12 +77,20 @@ async fn what_is_computed_by_columns_is_what_datafusion_computes() {
         orders.iter().flat_map(|order| ties.iter().map(|frame| (*order, *frame))).collect();
     // In an order without ties, so that there is one answer.
     frames.extend(of_rows.iter().map(|frame| ("ORDER BY id", *frame)));
-    for order in ["ORDER BY day", "ORDER BY small NULLS FIRST", "ORDER BY id"] {
+    for order in [
+        "ORDER BY day",
+        "ORDER BY small NULLS FIRST",
+        "ORDER BY CAST(day + 1 AS INT)",
+        "ORDER BY edge",
+        "ORDER BY edge NULLS FIRST",
+        "ORDER BY id",
+    ] {
         for frame in [
             "RANGE BETWEEN 5 PRECEDING AND CURRENT ROW",
             "RANGE BETWEEN CURRENT ROW AND 7 FOLLOWING",
             "RANGE BETWEEN 2 PRECEDING AND 3 FOLLOWING",
             "RANGE BETWEEN UNBOUNDED PRECEDING AND 4 FOLLOWING",
+            "RANGE BETWEEN 2147483647 PRECEDING AND 2147483647 FOLLOWING",
         ] {
             frames.push((order, frame));
         }
@@ -109,6 +125,7 @@ async fn everything_else_is_left_to_datafusion() {
     for windows in [
         "SUM(share) OVER (PARTITION BY k ORDER BY id)",
         "SUM(n) OVER (PARTITION BY k ORDER BY share)",
+        "SUM(CASE WHEN id > 7 AND day > 3 THEN n END) OVER (PARTITION BY k ORDER BY id)",
         "SUM(n) FILTER (WHERE id > 3) OVER (PARTITION BY k ORDER BY id)",
         "COUNT(DISTINCT n) OVER (PARTITION BY k ORDER BY id)",
         "MIN(n) OVER (PARTITION BY k ORDER BY id ROWS 3 PRECEDING)",

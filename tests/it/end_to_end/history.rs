@@ -179,6 +179,8 @@ fn what_cannot_be_asked_for_says_why() {
     for (asked, sql, reason) in [
         (["--as-of", "2024-02-01"], "SELECT * FROM customer_scores", "only as they are now"),
         (["--profile", "custom"], "SELECT 1", "[revenue.custom]"),
+        (["--profile", "chartmogul"], "SELECT * FROM scheduled_mrr", "by the rules of the engine that made them"),
+        (["--profile", "chartmogul"], "SELECT * FROM usage_run_rate", "metered_usage cannot be asked for"),
         (["--known-at", "yesterday"], "SELECT 1", "neither a day nor an instant"),
         (["--as-of", "2024-02-30"], "SELECT 1", "--as-of"),
         (["--as-of", "2024-02-01"], "DELETE FROM mrr_daily", "only queries"),

@@ -197,6 +197,9 @@ fn the_status_shows_what_a_pipeline_keeps_and_costs_and_why_one_failed() {
     assert_eq!((&of("fragile")["state"], of("mrr_daily")["state"].as_str()), (&"failed".into(), Some("running")));
     assert!(of("fragile")["error"].as_str().unwrap().contains("zero") && of("mrr_daily")["watermark"].is_string());
 
+    let replayed = site.run("replay mrr_daily --data-dir data").out;
+    assert_eq!(replayed, "rebuilt: mrr_daily; removed: none\n", "another's failure is none of its business");
+    assert!(line_of(&said(&site, "status --data-dir data").out, "fragile").contains(" failed "));
     site.ingest(
         "data",
         "{\"id\":\"evt_x\",\"object\":\"event\",\"type\":\"ping\",\"created\":1719800000,\"livemode\":true,\

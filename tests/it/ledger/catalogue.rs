@@ -445,3 +445,38 @@ fn price_lists_and_rates_say_nothing_of_how_far_the_log_reaches() {
     book.apply(&[event("evt_4", "tributary.fx_rates", -9_000 * DAY, Object::FxRates(Box::new(rates)))]);
     assert_eq!(book.ledger.clock().collect::<Vec<_>>(), [(scope(), at(5 * DAY), at(5 * DAY))]);
 }
+
+#[test]
+fn states_become_complete_whatever_came_first_whether_they_count_or_not() {
+    use SubscriptionStatus::*;
+    let (price, coupon) = (tiered("t"), percent_off("HALF", 50, CouponDuration::Forever));
+    for status in [Incomplete, Unpaid, Paused, IncompleteExpired, Canceled, Trialing, PastDue] {
+        let mut three = subscription("sub_1", "cus_1", &bare(&price));
+        three.items[0].quantity = Some(whole(3));
+        three.discounts = vec![DiscountRef::Id("di_1".into())];
+        three.status = status.clone();
+        let mut script = Script::default();
+        script.created(0, &three).updated(DAY, &Subscription { status: Active, ..three.clone() });
+        script.deleted(2 * DAY, &canceled(&three));
+        let told = [
+            priced("evt_price", SNAPSHOT, MARCH, &price),
+            event("evt_coupon", SNAPSHOT, MARCH, Object::Coupon(coupon.clone())),
+            event("evt_discount", SNAPSHOT, MARCH, Object::Discount(Box::new(discount("di_1", &coupon)))),
+        ];
+        // The newest of each instant, without when it was known.
+        let shown = |batches: &[&[Event]]| {
+            let mut book = Book::of(&[]);
+            batches.iter().for_each(|batch| book.apply(batch));
+            let mut newest = std::collections::BTreeMap::new();
+            for state in &book.states {
+                let discounts: Vec<bool> = state.discounts.iter().map(|of| of.terms.is_some()).collect();
+                newest.insert(state.valid_from, (state.list_amount.map(|list| list.to_string()), discounts));
+            }
+            newest
+        };
+        let at_once = shown(&[&[script.events.clone(), told.to_vec()].concat()]);
+        assert!(at_once.values().all(|(list, _)| list.as_deref() == Some("17")), "{status:?}: {at_once:?}");
+        assert_eq!(shown(&[&script.events, &told]), at_once, "{status:?}: told later");
+        assert_eq!(shown(&[&script.events[..1], &told[..1], &script.events[1..], &told[1..]]), at_once, "{status:?}");
+    }
+}
