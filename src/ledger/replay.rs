@@ -438,8 +438,9 @@ fn show(
         new.iter().filter(|(item, print)| print_in(old, item) != Some(*print)).cloned().collect();
     let ended = after.valued.ended;
     let removed = if ended { REMOVED_AT_END } else { REMOVED };
-    wanted
-        .extend(old.iter().filter(|(item, _)| print_in(new, item).is_none()).map(|(item, _)| (item.clone(), removed)));
+    // What it was when it was removed may become known later.
+    let gone = |item: &SubscriptionItemId| print_in(new, item).is_none().then(|| print_in(old, item)).flatten();
+    wanted.extend(old.iter().filter_map(|(item, _)| Some((item.clone(), gone(item)? ^ removed))));
     for shown in &step.shown {
         if !wanted.iter().any(|(other, _)| *other == shown.item) {
             wanted.push((shown.item.clone(), print_in(new, &shown.item).unwrap_or(WITHDRAWN)));
@@ -449,8 +450,8 @@ fn show(
     let Some(event_id) = after.event_id.as_ref().or(step.after.event_id.as_ref()).cloned() else { return };
     for (item, print) in wanted {
         let (source, gone): (&State, &[&'static str]) = match print {
-            REMOVED_AT_END => (before, &[flag::REMOVED, flag::DELETED]),
-            REMOVED => (before, &[flag::REMOVED]),
+            _ if gone(&item).is_some() && ended => (before, &[flag::REMOVED, flag::DELETED]),
+            _ if gone(&item).is_some() => (before, &[flag::REMOVED]),
             WITHDRAWN => (&step.after, &[flag::WITHDRAWN]),
             _ if ended => (after, &[flag::DELETED]),
             _ => (after, &[]),
@@ -491,9 +492,9 @@ fn show(
     }
 }
 
-/// Stands for an item that is no longer there.
-const REMOVED: u64 = 0;
+/// Mixed into the fingerprint of an item that is no longer there: of what it was when it went.
+const REMOVED: u64 = 0x9e37_79b9_7f4a_7c15;
 /// The same, of a subscription that has ended.
-const REMOVED_AT_END: u64 = 1;
-/// Stands for a state that was written and does not hold; a fingerprint is none of the three.
+const REMOVED_AT_END: u64 = 0xc2b2_ae3d_27d4_eb4f;
+/// Stands for a state that was written and does not hold; no fingerprint is this.
 const WITHDRAWN: u64 = u64::MAX;

@@ -187,7 +187,7 @@ fn what_cannot_be_asked_for_says_why() {
     ] {
         let said = Said::of(site.command("query --data-dir data").args(asked).arg(sql).output().unwrap());
         assert_eq!((said.code, said.out.as_str()), (1, ""), "{asked:?} {sql}");
-        assert!(said.err.contains(reason), "{asked:?}: {}", said.err);
+        assert!(said.words().contains(reason), "{asked:?}: {}", said.err);
     }
     let wrong = Said::of(site.command("query --data-dir data --profile baremetrics").arg("SELECT 1").output().unwrap());
     assert!(wrong.code == 2 && wrong.err.contains("chartmogul"), "{}", wrong.err);
