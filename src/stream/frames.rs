@@ -45,6 +45,8 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 
+use super::keyed::is_exact;
+
 /// Puts the same windows a column at a time in the place of those that can be computed so.
 ///
 /// # Errors
@@ -92,7 +94,7 @@ impl Frame {
                 Some(Self::Rows { before, after })
             }
             WindowFrameUnits::Range => {
-                if order_by.iter().any(|by| !by.expr.data_type(input).is_ok_and(|of| is_ordered(&of))) {
+                if order_by.iter().any(|by| !by.expr.data_type(input).is_ok_and(|of| is_exact(&of))) {
                     return None;
                 }
                 match (&frame.start_bound, &frame.end_bound) {
@@ -129,12 +131,6 @@ impl Frame {
             Self::Within { before, .. } => before.is_none(),
         }
     }
-}
-
-/// Whether values tie where they are equal: −0.0 and 0.0 are not equal everywhere.
-fn is_ordered(data_type: &DataType) -> bool {
-    use DataType::{Boolean, Date32, Decimal128, Timestamp, Utf8, Utf8View};
-    matches!(data_type, Boolean | Date32 | Decimal128(..) | Timestamp(..) | Utf8 | Utf8View) || data_type.is_integer()
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]

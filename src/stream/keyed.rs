@@ -292,7 +292,7 @@ fn candidates(plan: &LogicalPlan, leaves: &[Leaf]) -> Result<Vec<Vec<Option<usiz
 }
 
 /// Whether two values are equal where their bytes are: −0.0 and 0.0 are not.
-fn is_exact(data_type: &DataType) -> bool {
+pub(super) fn is_exact(data_type: &DataType) -> bool {
     use DataType::{Boolean, Date32, Decimal128, Timestamp, Utf8};
     matches!(data_type, Boolean | Date32 | Decimal128(..) | Timestamp(..) | Utf8) || data_type.is_integer()
 }

@@ -13,11 +13,8 @@ use tributary::log::{self, Error, Options, kafka};
 
 use crate::{
     PATIENCE,
-    log_support::{Broker, PARTITIONS, Place, admin, kafka_options, read_some, record},
+    log_support::{BOUND, Broker, PARTITIONS, Place, admin, kafka_options, read_some, record},
 };
-
-/// More than the limits of the client add up to, less than a read here may wait.
-const BOUND: Duration = Duration::from_secs(60);
 
 fn options_of(place: &Place) -> &kafka::Options {
     match &place.options {

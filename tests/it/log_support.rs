@@ -29,6 +29,9 @@ use crate::{PATIENCE, needs};
 /// Of every log here, unless a test says otherwise.
 pub(crate) const PARTITIONS: u32 = 4;
 
+/// More than the limits of a client add up to, less than a read here may wait.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
 /// A log in a place of its own.
 pub(crate) struct Place {
     pub(crate) options: Options,
