@@ -160,28 +160,16 @@ impl History {
         });
         let found = found.filter(|(time, first, ..)| imported || time < first);
         let mut written = None;
-        let mut step = match (self.opening.take(), &found) {
-            (Some(step), Some((time, ..))) if step.time == *time => step,
-            (Some(mut other), _) => {
-                let nothing = State::default();
-                let wrote = self.write(
-                    &mut other,
-                    &nothing,
-                    nothing.clone(),
-                    None,
-                    &[],
-                    Kind::Imported,
-                    Evidence::Alone,
-                    id,
-                    around,
-                    cx,
-                );
-                written = wrote.entries;
-                Box::default()
-            }
-            (None, _) => Box::default(),
-        };
+        // What was written of it elsewhere goes. Its revisions go on: it may come back to where it was.
+        let mut step = self.opening.take().unwrap_or_default();
+        if found.as_ref().is_none_or(|(time, ..)| step.time != *time) {
+            let nothing = State::default();
+            let (kind, alone) = (Kind::Imported, Evidence::Alone);
+            let wrote = self.write(&mut step, &nothing, nothing.clone(), None, &[], kind, alone, id, around, cx);
+            written = wrote.entries;
+        }
         let Some((time, _, seen, content, ends, print, known_at, event_id)) = found else {
+            self.opening = (!step.slots.is_empty() || !step.shown.is_empty()).then_some(step);
             return written;
         };
         step.time = time;

@@ -297,7 +297,12 @@ impl Book {
         self.gaps.extend(delta.gaps);
         self.late.extend(delta.late);
         self.billing.extend(delta.billing_events);
-        self.states.extend(delta.item_states);
+        for state in delta.item_states {
+            let place = |row: &ItemState| (row.subscription_item_id.clone(), row.valid_from, row.provenance.clone());
+            let newer = |other: &ItemState| place(other) != place(&state) || other.revision < state.revision;
+            assert!(self.states.iter().all(newer), "each state of a place has a higher revision");
+            self.states.push(state);
+        }
         self.usage.extend(delta.metered_usage);
         self.recognised.extend(delta.recognised);
         for Change { before, after } in delta.scheduled {
@@ -308,7 +313,11 @@ impl Book {
             }
             self.scheduled.extend(after);
         }
-        self.outlook.extend(delta.outlook);
+        for row in delta.outlook {
+            let id = &row.entry.entry_id;
+            assert!(self.outlook.iter().all(|other| other.entry.entry_id != *id), "entry ids are unique");
+            self.outlook.push(row);
+        }
         self.duplicates += delta.duplicates;
     }
 

@@ -198,6 +198,24 @@ fn a_creation_that_arrives_late_turns_imported_into_new() {
 }
 
 #[test]
+fn an_opening_that_goes_back_to_where_it_was_is_written_anew() {
+    let resumed = |seconds| Subscription { trial_end: Some(at(seconds)), ..plan() };
+    let mut script = Script::default();
+    script.updated(8 * DAY, &plan()).updated(10 * DAY, &resumed(9 * DAY)).updated(20 * DAY, &plan());
+    let opens = |book: &Book| book.moved()[0].0;
+    let mut book = Book::new(Rules::default());
+    let [first, second, third] = script.events.as_slice() else { unreachable!() };
+    let alone = |event: &Event| Event { before: None, ..event.clone() };
+    book.apply(&[alone(third)]);
+    assert_eq!(opens(&book), 0);
+    book.apply(&[alone(second)]);
+    assert_eq!(opens(&book), 9 * DAY, "its trial was over by then");
+    book.apply(&[alone(first)]);
+    assert_eq!(opens(&book), 0);
+    assert_eq!((book.entries.len(), book.current().len()), (5, 1), "two are reversed");
+}
+
+#[test]
 fn a_price_that_arrives_later_takes_effect_at_the_right_time() {
     let known = monthly("p", 10_000);
     let bare_plan = subscription("sub_1", "cus_1", &bare(&known));
