@@ -82,6 +82,12 @@ pub(crate) struct State {
 
 packed!(State { valued, print, known_at, event_id });
 
+impl State {
+    pub(super) fn content(&self) -> Option<&Arc<Content>> {
+        self.valued.content.as_ref()
+    }
+}
+
 /// One second in which something happened, or in which something outside the subscription changed its value: its
 /// customer's discount or deletion, or the end of a discount.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -164,9 +170,9 @@ impl History {
         }
         let seen = self.is_seen();
         if position > 0 {
-            content::share(&mut snap.content, self.steps[position - 1].after.valued.content.as_ref());
+            content::share(&mut snap.content, self.steps[position - 1].after.content());
         } else if let Some((_, state)) = &self.base {
-            content::share(&mut snap.content, state.valued.content.as_ref());
+            content::share(&mut snap.content, state.content());
         }
         if snap.trace.stage == Stage::Created && !self.creation_seen {
             self.creation_seen = true;
@@ -342,7 +348,9 @@ impl History {
                 && step.shown.is_empty()
                 && step.after.valued.content == before.after.valued.content
         };
-        let mut index = 1;
+        // What lies before the first snapshot rests on it.
+        let begins = self.steps.iter().position(|step| self.base.is_some() || !step.snaps.is_empty());
+        let mut index = begins.map_or(self.steps.len(), |first| first + 1);
         while index + 1 < self.steps.len() && self.steps[index + 1].time < horizon {
             let [before, step, next] = [index - 1, index, index + 1].map(|index| &self.steps[index]);
             if quiet(step, before) && quiet(next, step) {

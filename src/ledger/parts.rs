@@ -371,7 +371,7 @@ fn packaged(quantity: &Rational, packages: TransformQuantity) -> Rational {
     if packages.round_up { packs.ceil() } else { packs.floor() }
 }
 
-/// A fingerprint of all that `item_states` shows of an item; neither 0, 1 nor the greatest number.
+/// A fingerprint of all that `item_states` shows of an item but its place; neither 0, 1 nor the greatest number.
 pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
     let mut print = Fingerprint::new();
     print.text(content.status.as_str()).text(part.price.as_str());
@@ -386,6 +386,7 @@ pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
         part.metered,
     ];
     print.number(flags.iter().fold(0, |bits, flag| bits * 2 + u64::from(*flag)));
+    print.optional(content.trial_end.map(EventTime::micros)).optional(content.started.map(EventTime::micros));
     match &part.quantity {
         Some(Quantity::Whole(units)) => print.number(1).number(*units as u64),
         Some(Quantity::Exact(units)) => print.number(2).text(&units.to_string()),
@@ -401,7 +402,7 @@ pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
         Tax::Unknown => print.number(2),
     };
     for discount in &part.discounts {
-        print.text(discount.id.as_str());
+        print.text(discount.level.as_str()).text(discount.id.as_str());
         match &discount.terms {
             Ok(terms) => terms.print(&mut print),
             Err(_) => {

@@ -151,12 +151,13 @@ impl History {
             let time = if imported { opening_time(&content, step.time) } else { content.started.unwrap_or(step.time) };
             // What is backdated is valued as it was when it was created.
             let seen = if imported { time } else { step.time };
-            let ends = around.deleted().is_some_and(|(deleted, ..)| deleted <= step.time)
-                || step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
+            // What is backdated is gone from its start on if it was in the second of its creation.
+            let ends = around.deleted().is_some_and(|(deleted, ..)| deleted <= seen)
+                || !imported && step.snaps.iter().any(|snap| snap.trace.stage == Stage::Deleted);
             let known_by = around.known_by(seen, Reach { shelf: cx.shelf, folded: None });
             let heard = step.snaps.iter().map(|snap| snap.appended_at).filter(|_| !imported).max();
             let known_at = known_by.max(snap.appended_at).max(heard.unwrap_or(known_by));
-            (time, step.time, seen, content, ends && !imported, print, known_at, snap.id.clone())
+            (time, step.time, seen, content, ends, print, known_at, snap.id.clone())
         });
         let found = found.filter(|(time, first, ..)| imported || time < first);
         let mut written = None;
@@ -200,7 +201,7 @@ impl History {
     ) -> Wrote {
         let (order, evidence) = in_order(before.print, &step.snaps);
         let last = order.last().map(|index| &step.snaps[*index]);
-        let Some(content) = last.map(|snap| &snap.content).or(before.valued.content.as_ref()) else {
+        let Some(content) = last.map(|snap| &snap.content).or(before.content()) else {
             // Before the beginning, now that it is known: what was written of it goes.
             let nothing = State::default();
             return self.write(step, before, nothing, None, &[], Kind::Second, Evidence::Alone, id, around, cx);
@@ -230,7 +231,7 @@ impl History {
             return Wrote::default();
         };
         // The common case: a renewal or anything else that leaves the content as it was.
-        let unchanged = before.valued.content.as_ref() == Some(content)
+        let unchanged = before.content() == Some(content)
             && before.valued.ended == ended
             && before.valued.needs.is_empty()
             && before.valued.valid_until.is_none_or(|until| step.time < until)
@@ -333,10 +334,104 @@ impl History {
         }
         if !(same && step.shown.is_empty()) {
             // Before the log only what was imported has states, be it that they no longer hold.
-            show(step, before, &after, parts, self.folded(), kind != Kind::Second, evidence, id, around, cx);
+            self.show(step, before, &after, parts, kind != Kind::Second, evidence, id, around, cx);
         }
         step.after = after;
         wrote
+    }
+
+    /// Writes the item states of a second that are not written yet, or no longer hold.
+    #[allow(clippy::too_many_arguments, reason = "the whole of a second")]
+    fn show(
+        &self,
+        step: &mut Step,
+        before: &State,
+        after: &State,
+        parts: Option<&[Part]>,
+        opening: bool,
+        evidence: Evidence,
+        id: &SubscriptionId,
+        around: &dyn Surroundings,
+        cx: &mut Context<'_>,
+    ) {
+        let (old, new) = (&before.valued.prints, &after.valued.prints);
+        let print_in = |prints: &[(SubscriptionItemId, u64)], item: &SubscriptionItemId| {
+            prints.iter().find(|(id, _)| id == item).map(|(_, print)| *print)
+        };
+        let mut wanted: Vec<(SubscriptionItemId, u64)> =
+            new.iter().filter(|(item, print)| print_in(old, item) != Some(*print)).cloned().collect();
+        let ended = after.valued.ended;
+        // What went is shown as it was, at the time at which it went.
+        let went = |item: &SubscriptionItemId| print_in(new, item).is_none() && print_in(old, item).is_some();
+        let was = match before.content() {
+            Some(content) if old.iter().any(|(item, _)| went(item)) => {
+                parts_at(content, step.time, self.folded(), around, cx)
+            }
+            _ => Vec::new(),
+        };
+        if let Some(content) = after.content() {
+            let left = was.iter().filter(|part| went(&part.item));
+            wanted.extend(left.map(|part| (part.item.clone(), parts::print(content, ended, part) ^ REMOVED)));
+        }
+        for shown in &step.shown {
+            if !wanted.iter().any(|(other, _)| *other == shown.item) {
+                wanted.push((shown.item.clone(), print_in(new, &shown.item).unwrap_or(WITHDRAWN)));
+            }
+        }
+        wanted.retain(|(item, print)| !step.shown.iter().any(|shown| shown.item == *item && shown.print == *print));
+        let Some(event_id) = after.event_id.as_ref().or(step.after.event_id.as_ref()).cloned() else { return };
+        for (item, print) in wanted {
+            let (content, gone): (_, &[&'static str]) = match print {
+                _ if went(&item) && ended => (before.content(), &[flag::REMOVED, flag::DELETED]),
+                _ if went(&item) => (before.content(), &[flag::REMOVED]),
+                WITHDRAWN => (self.last_content_with(&item, step), &[flag::WITHDRAWN]),
+                _ if ended => (after.content(), &[flag::DELETED]),
+                _ => (after.content(), &[]),
+            };
+            let Some(content) = content.cloned() else { continue };
+            let worked_out;
+            let parts = match parts {
+                _ if went(&item) => &was,
+                Some(parts) if print != WITHDRAWN => parts,
+                _ => {
+                    worked_out = parts_at(&content, step.time, self.folded(), around, cx);
+                    &worked_out
+                }
+            };
+            let Some(position) = parts.iter().position(|part| part.item == item) else { continue };
+            let known = step.shown.iter().position(|shown| shown.item == item);
+            let revision = known.map_or(1, |index| step.shown[index].revision + 1);
+            let row = states::Row {
+                scope: cx.scope,
+                customer: cx.customer,
+                subscription: id,
+                content: after.content().unwrap_or(&content),
+                gone,
+                reconstructed: opening,
+                time: step.time,
+                known_at: if revision == 1 { after.known_at } else { after.known_at.max(cx.trigger) },
+                event_id: event_id.clone(),
+                order_evidence: evidence.as_str(),
+            };
+            cx.delta.item_states.push(row.of(&parts[position], position, revision));
+            let shown = Shown { item, print, revision };
+            match known {
+                Some(index) => step.shown[index] = shown,
+                None => {
+                    let end = step.shown.len();
+                    content::insert_tight(&mut step.shown, end, shown);
+                }
+            }
+        }
+    }
+
+    /// What the subscription was when it last had an item, up to a second: what was written of it rested on that.
+    fn last_content_with<'a>(&'a self, item: &SubscriptionItemId, step: &'a Step) -> Option<&'a Arc<Content>> {
+        let earlier = self.steps.iter().filter(|other| other.time < step.time).rev();
+        let in_snaps = std::iter::once(step).chain(earlier).flat_map(|step| &step.snaps).map(|snap| &snap.content);
+        let folded = self.base.iter().filter_map(|(_, state)| state.content());
+        let mut contents = step.after.content().into_iter().chain(in_snaps).chain(folded);
+        contents.find(|content| content.items.iter().any(|other| other.id == *item))
     }
 }
 
@@ -404,85 +499,7 @@ fn parts_at(
     parts::of(content, shared, cx.shelf, time, |item| around.net_share_at(item, time), cx.memo)
 }
 
-/// Writes the item states of a second that are not written yet, or no longer hold.
-#[allow(clippy::too_many_arguments, reason = "the whole of a second")]
-fn show(
-    step: &mut Step,
-    before: &State,
-    after: &State,
-    parts: Option<&[Part]>,
-    folded: Option<EventTime>,
-    opening: bool,
-    evidence: Evidence,
-    id: &SubscriptionId,
-    around: &dyn Surroundings,
-    cx: &mut Context<'_>,
-) {
-    let (old, new) = (&before.valued.prints, &after.valued.prints);
-    let print_in = |prints: &[(SubscriptionItemId, u64)], item: &SubscriptionItemId| {
-        prints.iter().find(|(id, _)| id == item).map(|(_, print)| *print)
-    };
-    let mut wanted: Vec<(SubscriptionItemId, u64)> =
-        new.iter().filter(|(item, print)| print_in(old, item) != Some(*print)).cloned().collect();
-    let ended = after.valued.ended;
-    let removed = if ended { REMOVED_AT_END } else { REMOVED };
-    // What it was when it was removed may become known later.
-    let gone = |item: &SubscriptionItemId| print_in(new, item).is_none().then(|| print_in(old, item)).flatten();
-    wanted.extend(old.iter().filter_map(|(item, _)| Some((item.clone(), gone(item)? ^ removed))));
-    for shown in &step.shown {
-        if !wanted.iter().any(|(other, _)| *other == shown.item) {
-            wanted.push((shown.item.clone(), print_in(new, &shown.item).unwrap_or(WITHDRAWN)));
-        }
-    }
-    wanted.retain(|(item, print)| !step.shown.iter().any(|shown| shown.item == *item && shown.print == *print));
-    let Some(event_id) = after.event_id.as_ref().or(step.after.event_id.as_ref()).cloned() else { return };
-    for (item, print) in wanted {
-        let (source, gone): (&State, &[&'static str]) = match print {
-            _ if gone(&item).is_some() && ended => (before, &[flag::REMOVED, flag::DELETED]),
-            _ if gone(&item).is_some() => (before, &[flag::REMOVED]),
-            WITHDRAWN => (&step.after, &[flag::WITHDRAWN]),
-            _ if ended => (after, &[flag::DELETED]),
-            _ => (after, &[]),
-        };
-        let Some(content) = source.valued.content.clone() else { continue };
-        let worked_out;
-        let parts = match parts {
-            Some(parts) if std::ptr::eq(source, after) => parts,
-            _ => {
-                worked_out = parts_at(&content, step.time, folded, around, cx);
-                &worked_out
-            }
-        };
-        let Some(position) = parts.iter().position(|part| part.item == item) else { continue };
-        let known = step.shown.iter().position(|shown| shown.item == item);
-        let revision = known.map_or(1, |index| step.shown[index].revision + 1);
-        let row = states::Row {
-            scope: cx.scope,
-            customer: cx.customer,
-            subscription: id,
-            content: after.valued.content.as_deref().unwrap_or(&content),
-            gone,
-            reconstructed: opening,
-            time: step.time,
-            known_at: if revision == 1 { after.known_at } else { after.known_at.max(cx.trigger) },
-            event_id: event_id.clone(),
-            order_evidence: evidence.as_str(),
-        };
-        cx.delta.item_states.push(row.of(&parts[position], position, revision));
-        let shown = Shown { item, print, revision };
-        match known {
-            Some(index) => step.shown[index] = shown,
-            None => {
-                let end = step.shown.len();
-                content::insert_tight(&mut step.shown, end, shown);
-            }
-        }
-    }
-}
-
-/// Mixed into the fingerprint of an item that is no longer there: of what it was when it went.
+/// Mixed into the fingerprint of what an item was when it went.
 const REMOVED: u64 = 0x9e37_79b9_7f4a_7c15;
-/// The same, of a subscription that has ended.
-const REMOVED_AT_END: u64 = 0xc2b2_ae3d_27d4_eb4f;
 /// Stands for a state that was written and does not hold; no fingerprint is this.
 const WITHDRAWN: u64 = u64::MAX;

@@ -198,6 +198,16 @@ fn a_creation_that_arrives_late_turns_imported_into_new() {
 }
 
 #[test]
+fn a_trial_that_is_extended_is_another_state() {
+    let until = |days| Subscription { trial_end: Some(at(days * DAY)), ..with_status(SubscriptionStatus::Trialing) };
+    let mut script = Script::default();
+    script.created(0, &until(7)).updated(DAY, &until(7)).updated(2 * DAY, &until(14));
+    let book = Book::of(&script.events);
+    let ends: Vec<_> = book.states.iter().map(|row| (row.valid_from, row.trial_end)).collect();
+    assert_eq!(ends, [(at(0), Some(at(7 * DAY))), (at(2 * DAY), Some(at(14 * DAY)))]);
+}
+
+#[test]
 fn an_opening_that_goes_back_to_where_it_was_is_written_anew() {
     let resumed = |seconds| Subscription { trial_end: Some(at(seconds)), ..plan() };
     let mut script = Script::default();

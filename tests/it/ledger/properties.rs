@@ -6,10 +6,11 @@ use proptest::prelude::*;
 use tributary::{
     ledger::{
         BackdatedStart, DiscountOrder, Ledger, Profile, Rules, review,
-        rows::{LedgerEntry, Measure, Movement, MovementKind, OutlookEntry},
+        rows::{ItemState, LedgerEntry, Measure, Movement, MovementKind, OutlookEntry, flag},
     },
     money::{Amount, Currency},
-    stripe::types::*,
+    stripe::{ids::SubscriptionItemId, types::*},
+    time::EventTime,
 };
 
 use super::{book::*, histories::*};
@@ -45,6 +46,34 @@ pub(crate) fn facts(book: &Book) -> Facts {
     let mut facts = [entries.collect(), movements.collect(), usage.collect(), scheduled.collect::<Vec<_>>()];
     facts.iter_mut().for_each(|rows| rows.sort_unstable());
     facts
+}
+
+/// Each item's states as they follow each other, without what may depend on the way there: when they became known,
+/// which event said so first, how often they were revised, and rows that say again what the one before them says.
+fn lives(book: &Book) -> Vec<String> {
+    let mut newest: BTreeMap<_, &ItemState> = BTreeMap::new();
+    for row in &book.states {
+        newest.insert((&row.subscription_item_id, row.valid_from, &*row.provenance == "event"), row);
+    }
+    let held = newest.into_values().filter(|row| !row.flags.iter().any(|word| &**word == flag::WITHDRAWN));
+    let mut said: BTreeMap<&SubscriptionItemId, ItemState> = BTreeMap::new();
+    held.filter_map(|row| {
+        // What is not known of a customer's discount is from when it holds, so that it reaches as far as nothing folded.
+        let known = row.discounts.iter().filter(|discount| discount.terms.is_some());
+        let says = ItemState {
+            discounts: known.cloned().collect(),
+            valid_from: EventTime::MIN,
+            known_at: EventTime::MIN,
+            revision: 0,
+            order_evidence: None,
+            provenance: "".into(),
+            event_id: "".into(),
+            ..row.clone()
+        };
+        let news = said.insert(&row.subscription_item_id, says.clone()).as_ref() != Some(&says);
+        news.then(|| format!("{} {says:?}", row.valid_from))
+    })
+    .collect()
 }
 
 /// What the figures beside the ledger say of money.
@@ -178,6 +207,7 @@ proptest! {
         prop_assert!(crooked.late.is_empty(), "{:?}", crooked.late);
         bridge_closes(&crooked);
         prop_assert_eq!(facts(&straight), facts(&crooked));
+        prop_assert_eq!(lives(&straight), lives(&crooked));
     }
 
     #[test]
@@ -250,7 +280,7 @@ proptest! {
             let mut book = Book::new(rules.clone());
             book.ledger.set_folding(false);
             events.chunks(3).for_each(|batch| book.apply(batch));
-            facts(&book)
+            (facts(&book), lives(&book))
         };
         prop_assert_eq!(rebuild(&events), rebuild(&shuffled));
     }
