@@ -199,12 +199,15 @@ impl History {
         around: &dyn Surroundings,
         cx: &mut Context<'_>,
     ) -> Wrote {
+        if self.is_before_creation(step) && before.valued.valid_until.is_none_or(|until| step.time < until) {
+            // What is backdated is until then what it was when it was created; without that, there was nothing.
+            let after = before.clone();
+            return self.write(step, before, after, None, &[], Kind::Second, Evidence::Alone, id, around, cx);
+        }
         let (order, evidence) = in_order(before.print, &step.snaps);
         let last = order.last().map(|index| &step.snaps[*index]);
         let Some(content) = last.map(|snap| &snap.content).or(before.content()) else {
-            // Before the beginning, now that it is known: what was written of it goes.
-            let nothing = State::default();
-            return self.write(step, before, nothing, None, &[], Kind::Second, Evidence::Alone, id, around, cx);
+            return Wrote::default();
         };
         let deleted = around.deleted().filter(|(time, ..)| *time <= step.time);
         let ended = before.valued.ended
@@ -252,6 +255,15 @@ impl History {
         }
         let after = State { valued, print, known_at, event_id: Some(event_id) };
         self.write(step, before, after, parts.as_deref(), &events, Kind::Second, evidence, id, around, cx)
+    }
+
+    /// Whether it is a second from before the subscription was created, which something once found there.
+    fn is_before_creation(&self, step: &Step) -> bool {
+        let mut earlier = self.steps.iter().take_while(|other| other.time < step.time);
+        self.creation_seen
+            && self.base.is_none()
+            && step.snaps.is_empty()
+            && earlier.all(|other| other.snaps.is_empty())
     }
 
     /// The value at `time` of a state as it was `seen`.

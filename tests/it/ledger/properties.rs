@@ -270,8 +270,9 @@ proptest! {
     fn a_rebuild_takes_any_order(
         history in prop::collection::vec(happening(), 1..30),
         order in prop::collection::vec(any::<u32>(), 30),
+        rules in 0..PROFILES,
     ) {
-        let rules = Rules::default();
+        let rules = profile(rules);
         let events = write(&history, true);
         let mut shuffled: Vec<_> = events.iter().cloned().enumerate().collect();
         shuffled.sort_by_key(|(index, _)| order[index % order.len()]);
