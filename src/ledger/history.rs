@@ -110,9 +110,11 @@ pub(crate) struct Shown {
     /// Fingerprint of what was written.
     pub(super) print: u64,
     pub(super) revision: u32,
+    /// Of an item that went: what the subscription was before, on which the row rests.
+    pub(super) was: Option<Arc<Content>>,
 }
 
-packed!(Shown { item, print, revision });
+packed!(Shown { item, print, revision, was });
 
 /// What became of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -108,12 +108,12 @@ pub(crate) struct Terms {
 impl Terms {
     fn print(&self, print: &mut Fingerprint) {
         print.number(1).text(self.coupon.as_str());
-        print.number(match self.duration {
-            CouponDuration::Forever => 0,
-            CouponDuration::Repeating => 1,
-            CouponDuration::Once => 2,
-            CouponDuration::Other(_) => 3,
-        });
+        match &self.duration {
+            CouponDuration::Forever => print.number(0),
+            CouponDuration::Repeating => print.number(1),
+            CouponDuration::Once => print.number(2),
+            CouponDuration::Other(word) => print.number(3).text(word),
+        };
         for amount in [&self.percent_off, &self.amount_off] {
             print.text(&amount.as_ref().map_or_else(String::new, ToString::to_string));
         }
@@ -387,6 +387,10 @@ pub(crate) fn print(content: &Content, ended: bool, part: &Part) -> u64 {
     ];
     print.number(flags.iter().fold(0, |bits, flag| bits * 2 + u64::from(*flag)));
     print.optional(content.trial_end.map(EventTime::micros)).optional(content.started.map(EventTime::micros));
+    match part.cadence {
+        Some((interval, count)) => print.number(u64::from(count)).text(interval.as_str()),
+        None => print.number(0),
+    };
     match &part.quantity {
         Some(Quantity::Whole(units)) => print.number(1).number(*units as u64),
         Some(Quantity::Exact(units)) => print.number(2).text(&units.to_string()),

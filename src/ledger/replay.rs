@@ -170,17 +170,15 @@ impl History {
             written = wrote.entries;
         }
         let Some((time, _, seen, content, ends, print, known_at, event_id)) = found else {
-            self.opening = (!step.slots.is_empty() || !step.shown.is_empty()).then_some(step);
+            // Where it counts from its start, an earlier snapshot may bring it back.
+            self.opening = (backdated && !(step.slots.is_empty() && step.shown.is_empty())).then_some(step);
             return written;
         };
         step.time = time;
         let ended =
             ends || matches!(content.status, SubscriptionStatus::Canceled | SubscriptionStatus::IncompleteExpired);
-        let (mut valued, parts) = self.value(&content, ended, (seen, time), known_at, &event_id, around, cx);
-        if !imported {
-            // Whose states are shown is not a matter of rules: they begin with the creation.
-            Arc::make_mut(&mut valued).prints.clear();
-        }
+        let (valued, parts) = self.value(&content, ended, (seen, time), known_at, &event_id, around, cx);
+        let valued = if imported { valued } else { unshown(valued) };
         let after = State { valued, print, known_at, event_id: Some(event_id.clone()) };
         let events = [event_id];
         let before = State::default();
@@ -199,10 +197,15 @@ impl History {
         around: &dyn Surroundings,
         cx: &mut Context<'_>,
     ) -> Wrote {
-        if self.is_before_creation(step) && before.valued.valid_until.is_none_or(|until| step.time < until) {
-            // What is backdated is until then what it was when it was created; without that, there was nothing.
-            let after = before.clone();
-            return self.write(step, before, after, None, &[], Kind::Second, Evidence::Alone, id, around, cx);
+        let early = self.is_before_beginning(step);
+        if early && before.valued.valid_until.is_none_or(|until| step.time < until) {
+            // What was written of it goes, and what was before goes on.
+            let state = step.after != *before;
+            let unshown = State { valued: unshown(Arc::clone(&before.valued)), ..before.clone() };
+            let (after, alone) = (unshown.clone(), Evidence::Alone);
+            let wrote = self.write(step, &unshown, after, None, &[], Kind::Second, alone, id, around, cx);
+            step.after = before.clone();
+            return Wrote { state, ..wrote };
         }
         let (order, evidence) = in_order(before.print, &step.snaps);
         let last = order.last().map(|index| &step.snaps[*index]);
@@ -247,7 +250,7 @@ impl History {
         } else {
             known_at = known_at.max(around.known_by(step.time, reach));
             let (valued, parts) = self.value(&content, ended, (step.time, step.time), known_at, &event_id, around, cx);
-            (valued, Some(parts))
+            (if early { unshown(valued) } else { valued }, Some(parts))
         };
         if evidence == Evidence::Arbitrary {
             let gap = Gap { reason: "order_arbitrary", object_id: event_id.as_str().into() };
@@ -257,10 +260,12 @@ impl History {
         self.write(step, before, after, parts.as_deref(), &events, Kind::Second, evidence, id, around, cx)
     }
 
-    /// Whether it is a second from before the subscription was created, which something once found there.
-    fn is_before_creation(&self, step: &Step) -> bool {
+    /// Whether it is a second before the first snapshot in which nothing can have happened: before the creation, or not
+    /// after what was imported.
+    fn is_before_beginning(&self, step: &Step) -> bool {
         let mut earlier = self.steps.iter().take_while(|other| other.time < step.time);
-        self.creation_seen
+        let imported = self.opening.as_ref().is_some_and(|opening| step.time <= opening.time);
+        (self.creation_seen || imported)
             && self.base.is_none()
             && step.snaps.is_empty()
             && earlier.all(|other| other.snaps.is_empty())
@@ -375,14 +380,14 @@ impl History {
         let ended = after.valued.ended;
         // What went is shown as it was, at the time at which it went.
         let went = |item: &SubscriptionItemId| print_in(new, item).is_none() && print_in(old, item).is_some();
-        let was = match before.content() {
+        let parts_before = match before.content() {
             Some(content) if old.iter().any(|(item, _)| went(item)) => {
                 parts_at(content, step.time, self.folded(), around, cx)
             }
             _ => Vec::new(),
         };
         if let Some(content) = after.content() {
-            let left = was.iter().filter(|part| went(&part.item));
+            let left = parts_before.iter().filter(|part| went(&part.item));
             wanted.extend(left.map(|part| (part.item.clone(), parts::print(content, ended, part) ^ REMOVED)));
         }
         for shown in &step.shown {
@@ -393,17 +398,21 @@ impl History {
         wanted.retain(|(item, print)| !step.shown.iter().any(|shown| shown.item == *item && shown.print == *print));
         let Some(event_id) = after.event_id.as_ref().or(step.after.event_id.as_ref()).cloned() else { return };
         for (item, print) in wanted {
+            let known = step.shown.iter().position(|shown| shown.item == item);
+            let written = known.map(|index| &step.shown[index]);
             let (content, gone): (_, &[&'static str]) = match print {
                 _ if went(&item) && ended => (before.content(), &[flag::REMOVED, flag::DELETED]),
                 _ if went(&item) => (before.content(), &[flag::REMOVED]),
-                WITHDRAWN => (self.last_content_with(&item, step), &[flag::WITHDRAWN]),
+                WITHDRAWN => {
+                    (written.and_then(|shown| shown.was.as_ref()).or(step.after.content()), &[flag::WITHDRAWN])
+                }
                 _ if ended => (after.content(), &[flag::DELETED]),
                 _ => (after.content(), &[]),
             };
             let Some(content) = content.cloned() else { continue };
             let worked_out;
             let parts = match parts {
-                _ if went(&item) => &was,
+                _ if went(&item) => &parts_before,
                 Some(parts) if print != WITHDRAWN => parts,
                 _ => {
                     worked_out = parts_at(&content, step.time, self.folded(), around, cx);
@@ -411,8 +420,8 @@ impl History {
                 }
             };
             let Some(position) = parts.iter().position(|part| part.item == item) else { continue };
-            let known = step.shown.iter().position(|shown| shown.item == item);
-            let revision = known.map_or(1, |index| step.shown[index].revision + 1);
+            let revision = written.map_or(1, |shown| shown.revision + 1);
+            let known_at = if went(&item) { after.known_at.max(before.known_at) } else { after.known_at };
             let row = states::Row {
                 scope: cx.scope,
                 customer: cx.customer,
@@ -421,12 +430,13 @@ impl History {
                 gone,
                 reconstructed: opening,
                 time: step.time,
-                known_at: if revision == 1 { after.known_at } else { after.known_at.max(cx.trigger) },
+                known_at: if revision == 1 { known_at } else { known_at.max(cx.trigger) },
                 event_id: event_id.clone(),
                 order_evidence: evidence.as_str(),
             };
             cx.delta.item_states.push(row.of(&parts[position], position, revision));
-            let shown = Shown { item, print, revision };
+            let was = went(&item).then(|| Arc::clone(&content));
+            let shown = Shown { item, print, revision, was };
             match known {
                 Some(index) => step.shown[index] = shown,
                 None => {
@@ -435,15 +445,6 @@ impl History {
                 }
             }
         }
-    }
-
-    /// What the subscription was when it last had an item, up to a second: what was written of it rested on that.
-    fn last_content_with<'a>(&'a self, item: &SubscriptionItemId, step: &'a Step) -> Option<&'a Arc<Content>> {
-        let earlier = self.steps.iter().filter(|other| other.time < step.time).rev();
-        let in_snaps = std::iter::once(step).chain(earlier).flat_map(|step| &step.snaps).map(|snap| &snap.content);
-        let folded = self.base.iter().filter_map(|(_, state)| state.content());
-        let mut contents = step.after.content().into_iter().chain(in_snaps).chain(folded);
-        contents.find(|content| content.items.iter().any(|other| other.id == *item))
     }
 }
 
@@ -496,6 +497,12 @@ fn opening_time(content: &Content, first: EventTime) -> EventTime {
 
 fn place<'a>(cx: &Context<'a>, subscription: &'a SubscriptionId, time: EventTime, opening: bool) -> Place<'a> {
     Place { scope: cx.scope, customer: cx.customer, subscription, time, opening, trigger: cx.trigger }
+}
+
+/// A value of before the creation: which states are shown is not a matter of rules, they begin with the creation.
+fn unshown(mut valued: Arc<Valued>) -> Arc<Valued> {
+    Arc::make_mut(&mut valued).prints.clear();
+    valued
 }
 
 /// The parts of a state at a time.

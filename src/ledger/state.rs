@@ -18,7 +18,7 @@ use super::{
 use crate::stripe::{ids::CustomerId, types::Scope};
 
 /// Version of the layout; another one means a rebuild.
-const FORMAT: u8 = 7;
+const FORMAT: u8 = 8;
 
 #[derive(Serialize)]
 struct BucketBytes<'a> {

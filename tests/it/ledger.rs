@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod any_order;
 mod arrival;
 pub(crate) mod book;
 mod cases;

@@ -439,7 +439,7 @@ fn of_customer(state: &Subscription) -> Discount {
     Discount { customer: Some(state.customer.clone()), ..tenth() }
 }
 
-fn customer(state: &Subscription, deleted: bool) -> Customer {
+pub(crate) fn customer(state: &Subscription, deleted: bool) -> Customer {
     Customer {
         id: state.customer.clone(),
         created: None,
