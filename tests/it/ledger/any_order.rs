@@ -110,6 +110,18 @@ fn an_item_that_was_never_there_did_not_go() {
 }
 
 #[test]
+fn an_item_is_known_to_have_gone_when_it_is_known_to_have_been_there() {
+    let mut script = Script::default();
+    for item in with_more().items {
+        script.other("price.created", 0, Object::Price(Box::new(item.price)));
+    }
+    script.updated(3 * DAY, &plan()).created(DAY, &with_more());
+    let book = run(&Rules::default(), &alone(&script), &[1]);
+    let went = book.states.iter().find(|row| row.flags.iter().any(|word| &**word == flag::REMOVED)).unwrap();
+    assert_eq!(went.known_at, book.now());
+}
+
+#[test]
 fn an_item_that_went_says_what_its_subscription_was_at_the_end_of_that_second() {
     let leaving = Subscription { cancel_at_period_end: true, ..plan() };
     let mut script = Script::default();
