@@ -36,6 +36,7 @@ enum What {
     AddItem(u8),
     RemoveItem,
     Status(u8),
+    Trial(u8),
     Schedule(bool),
     Pause(bool),
     Discount(u8),
@@ -71,6 +72,7 @@ fn happening_with(sayings: u8) -> impl Strategy<Value = Happening> {
         2 => (0..7_u8).prop_map(What::AddItem),
         1 => Just(What::RemoveItem),
         3 => (0..7_u8).prop_map(What::Status),
+        1 => (0..5_u8).prop_map(What::Trial),
         2 => any::<bool>().prop_map(What::Schedule),
         1 => any::<bool>().prop_map(What::Pause),
         2 => (0..6_u8).prop_map(What::Discount),
@@ -280,6 +282,10 @@ impl Story {
             }
             What::RemoveItem if next.items.len() > 1 => drop(next.items.pop()),
             What::Status(number) => next.status = status(*number),
+            What::Trial(days) => {
+                let days = i64::from(*days) * 5 - 10;
+                next.trial_end = Some(at(self.now + days * DAY));
+            }
             What::Schedule(at_end) => next.cancel_at_period_end = *at_end,
             What::Pause(paused) => next.pause_collection = paused.then(|| "void".to_owned()),
             What::Discount(number) => next.discounts = coupons(*number),
